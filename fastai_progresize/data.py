@@ -92,15 +92,15 @@ def same_random():
     try: yield
     finally: set_random_states(**states)
 
-# %% ../nbs/01_data.ipynb #67eed888
+# %% ../nbs/01_data.ipynb #df6d20f2
 def probe_batch(
     dl:TfmdDL, # Any fastai `DataLoader` with transforms
-    n:int=2, # Number of items
+    n:int=2, # Number of items, at most the batch size
 )->tuple:
-    "A batch of `n` items of `dl` that leaves no trace in it or in the random state"
+    "A batch of the first `n` items of `dl` that leaves no trace in it or in the random state"
     with same_random():
         tfms = {k: deepcopy(getattr(dl, k)) for k in ('after_item','before_batch','after_batch')}
-        return copy_dl(dl, num_workers=0, bs=n, shuffle=False, drop_last=False, **tfms).one_batch()
+        return copy_dl(dl, num_workers=0, bs=min(n, dl.bs), shuffle=False, drop_last=False, **tfms).one_batch()
 
 # %% ../nbs/01_data.ipynb #f49bd0f6
 _wh_tfms,_hw_tfms = (Resize,RandomResizedCrop,RandomCrop,CropPad),(RandomResizedCropGPU,AffineCoordTfm)
@@ -145,7 +145,7 @@ def scale_tfm(
 # %% ../nbs/01_data.ipynb #8e5a8496
 def _scale_pipe(pipe, by): return Pipeline([scale_tfm(t, by) for t in pipe.fs], split_idx=pipe.split_idx) if isinstance(pipe, Pipeline) else pipe
 
-# %% ../nbs/01_data.ipynb #1216c69d
+# %% ../nbs/01_data.ipynb #83468713
 @patch
 def at_size(self:DataLoaders,
     size:int|tuple, # Size of the images, px: side of a square or (height, width)
@@ -153,7 +153,7 @@ def at_size(self:DataLoaders,
 )->DataLoaders:
     "The same items, split, labels and transforms at another `size`. Raises `ValueError` if no transform resizes"
     new,old = hw(size),tfms_size(self.train) if hasattr(self.train, 'after_item') else None
-    if old is None: raise ValueError(f"No transform of these {type(self).__name__} resizes images, so they cannot be made {size} px: pass a function as `get_dls=`,"
+    if old is None: raise ValueError(f"No transform of these DataLoaders resizes images, so they cannot be made {size} px: pass a function as `get_dls=`,"
                                      " which takes `size` and `bs` and returns `DataLoaders`")
     by = tuple(n/o for n,o in zip(new, old)) if isinstance(old, tuple) else (max(new)/old,)*2
     res = copy(self)

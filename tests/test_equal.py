@@ -1,0 +1,112 @@
+"`fit_progressive` is the loop written by hand with fastai alone: same weights to the last bit, same lr and momentum at every batch"
+import pytest
+from helpers import *
+
+sizes = {2: (32,48), 3: (24,32,48)}
+
+def make(path, n_workers, groups, frozen):
+    "A learner and data at each size, the same at each call"
+    set_seed(7)
+    dls = {s: get_dls(s, 8, path, num_workers=n_workers) for s in sizes[3]}
+    return small_learner(dls[48], groups, frozen, cbs=Record, lr=3e-3),dls
+
+def by_hand(learn, dls, sizes, fit, n_epoch, lrs, frozen):
+    if fit=='single_cycle':
+        starts = np.cumsum([0,*n_epoch])
+        def swap(self):
+            if self.epoch in starts: self.learn.dls = dls[sizes[list(starts).index(self.epoch)]]
+        cb = Callback(before_epoch=swap)
+        cb.order = -20
+        return learn.fit_one_cycle(sum(n_epoch), lrs[0], cbs=cb)
+    for i,(size,n,lr) in enumerate(zip(sizes, n_epoch, lrs)):
+        learn.dls = dls[size]
+        if (frozen if i==0 else fit=='fine_tune'): learn.fine_tune(n, lr)
+        else: learn.fit_one_cycle(n, lr)
+
+@pytest.mark.parametrize('n_workers', [0,2])
+@pytest.mark.parametrize('groups,frozen', [(1,False),(2,False),(2,True)])
+@pytest.mark.parametrize('n', [2,3])
+@pytest.mark.parametrize('fit', ['fine_tune','fit_one_cycle','single_cycle'])
+def test_by_hand(path, fit, n, groups, frozen, n_workers):
+    n_epoch,lrs = [2,1,2][:n],[3e-3,1e-3,5e-4][:n]
+    a,dls = make(path, n_workers, groups, frozen)
+    start = weights(a)
+    by_hand(a, dls, sizes[n], fit, n_epoch, lrs, frozen)
+    b,dls = make(path, n_workers, groups, frozen)
+    assert same_weights(weights(b), start)
+    b.fit_progressive(n_epoch, sizes[n], lr_max=lrs[0] if fit=='single_cycle' else lrs, fit=fit, get_dls=lambda size,bs: dls[size])
+    assert a.record.hypers==b.record.hypers
+    assert a.record.shapes==b.record.shapes
+    assert same_weights(weights(a), weights(b))
+    assert not same_weights(weights(a), start)
+    assert b.dls is dls[sizes[n][-1]]
+
+def test_at_size(path):
+    "Also when both derive the data of each stage from the learner's own"
+    a,_ = make(path, 0, 2, False)
+    own = a.dls
+    a.dls = own.at_size(32, 16); a.fit_one_cycle(2, 3e-3)
+    a.dls = own.at_size(48, 8);  a.fine_tune(2, 1e-3)
+    b,_ = make(path, 0, 2, False)
+    b.fit_progressive([Stage(32, 2, bs=16, lr=3e-3), Stage(48, 2, bs=8, lr=1e-3)])
+    assert a.record.hypers==b.record.hypers
+    assert same_weights(weights(a), weights(b))
+
+@pytest.mark.parametrize('args', [dict(pct_start=.4), dict(div=10.), dict(div_final=100.), dict(moms=(.9,.8,.9)), dict(wd=.1), dict(lr_mult=10)])
+def test_arguments(path, args):
+    "Each argument goes where fastai's fits have it"
+    one = {k:v for k,v in args.items() if k!='lr_mult'}
+    a,dls = make(path, 0, 2, False)
+    a.dls = dls[32]; a.fit_one_cycle(2, 3e-3, **one)
+    a.dls = dls[48]; a.fine_tune(2, 1e-3, freeze_epochs=2, **args)
+    b,dls = make(path, 0, 2, False)
+    b.fit_progressive((2,2), (32,48), lr_max=(3e-3,1e-3), freeze_epochs=2, get_dls=lambda size,bs: dls[size], **args)
+    assert a.record.hypers==b.record.hypers
+    assert same_weights(weights(a), weights(b))
+
+def test_reset_opt(path):
+    a,dls = make(path, 0, 2, False)
+    a.fit(1, 1e-3); a.dls = dls[32]; a.fit_one_cycle(1, 3e-3, reset_opt=True)
+    b,dls = make(path, 0, 2, False)
+    b.fit(1, 1e-3); b.fit_progressive(1, 32, lr_max=3e-3, reset_opt=True, get_dls=lambda size,bs: dls[size])
+    assert same_weights(weights(a), weights(b))
+
+def test_slice_and_defaults(path):
+    "A slice of lr, and the default lr: the learner's, then a third of it"
+    a,dls = make(path, 0, 2, False)
+    a.dls = dls[32]; a.fit_one_cycle(2)
+    a.dls = dls[48]; a.fine_tune(2, 1e-3)
+    b,dls = make(path, 0, 2, False)
+    b.fit_progressive((2,2), (32,48), get_dls=lambda size,bs: dls[size])
+    assert a.record.hypers==b.record.hypers
+    a,dls = make(path, 0, 2, False)
+    for s in (32,48): a.dls = dls[s]; a.fit_one_cycle(1, slice(1e-4,1e-3))
+    b,dls = make(path, 0, 2, False)
+    b.fit_progressive((1,1), (32,48), lr_max=slice(1e-4,1e-3), fit='fit_one_cycle', get_dls=lambda size,bs: dls[size])
+    assert a.record.hypers==b.record.hypers
+    assert same_weights(weights(a), weights(b))
+
+def test_valid_size_does_not_matter(path):
+    "Training is the same whatever it is validated on"
+    res = []
+    for v in ('stage','final'):
+        learn,_ = make(path, 0, 1, False)
+        learn.fit_progressive((2,2), (32,48), valid_size=v)
+        res.append((weights(learn), learn.stage_history.valid_loss))
+    assert same_weights(res[0][0], res[1][0])
+    assert not (res[0][1][:2]==res[1][1][:2]).any()
+
+def test_start_epoch(path):
+    "Stopped after any epoch and started again there, with model and optimizer kept, each epoch has the lr that it would have had"
+    whole,dls = make(path, 0, 2, False)
+    kw = dict(sizes=(32,48), get_dls=lambda size,bs: dls[size])
+    whole.fit_progressive((2,2), **kw)
+    n = len(whole.record.hypers)//5
+    for k in range(1, 5):
+        part,dls = make(path, 0, 2, False)
+        part.fit_progressive((2,2), start_epoch=k, **kw)
+        assert part.record.hypers==whole.record.hypers[k*n:]
+        assert part.record.shapes==whole.record.shapes[k*n:]
+        assert list(part.stage_history.epoch)==list(range(k, 5))
+        assert part.opt.frozen_idx==0
+        assert '_do_fit' not in part.__dict__
