@@ -142,7 +142,7 @@ def restored(
         learn._end_cleanup()
         raise
 
-# %% ../nbs/06_learner.ipynb #1a682c83
+# %% ../nbs/06_learner.ipynb #c6722343
 @cache
 def _warn_pretrained():
     warn("This model is pretrained. Progressive resizing may hurt when the images are like those it was trained on, in kind and in size (fastbook, chapter 7)")
@@ -162,6 +162,8 @@ def _own_size(learn):
 
 def _fit_from(learn, start_epoch):
     "`Learner._do_fit` from a later epoch, without events for those before it"
+    mbar = getattr(getattr(learn, 'progress', None), 'mbar', None)
+    if mbar: mbar.update(0)     # a bar has to begin at its beginning
     for learn.epoch in range(start_epoch, learn.n_epoch): learn._with_events(learn._do_epoch, 'epoch', CancelEpochException)
 
 # %% ../nbs/06_learner.ipynb #04d94556

@@ -30,7 +30,7 @@ img_cat = (ImageBlock,CategoryBlock)
 ways = dict(
     block       = block(img_cat, Resize(80), aug_transforms(size=64, min_scale=.75), get_y=label),
     aug_only    = block(img_cat, Resize(80), aug_transforms(size=64), get_y=label),
-    from_folder = lambda d: ImageDataLoaders.from_folder(glyphs(24, 12, path=d), valid='val', item_tfms=Resize(64), bs=4, num_workers=0),
+    from_folder = lambda d: ImageDataLoaders.from_folder(glyphs(24, 12, path=d.parent/'glyphs'), valid='val', item_tfms=Resize(64), bs=4, num_workers=0),
     from_name   = lambda d: ImageDataLoaders.from_name_func(d, files(d), lambda s: s[0], item_tfms=Resize(64), **factory),
     from_df     = lambda d: ImageDataLoaders.from_df(df(d), d, item_tfms=Resize(64), **factory),
     squish      = block(img_cat, Resize(64, ResizeMethod.Squish), get_y=label),
@@ -50,7 +50,7 @@ ways = dict(
     bboxes      = block((ImageBlock,BBoxBlock,BBoxLblBlock), Resize(64), aug_transforms(), n=1, get_y=[boxes,names]),
 )
 
-first_of = {64: [32,64], (64,80): [(32,32),(64,64),(64,80)], (48,64): [(28,36),(40,52),(48,64)], 80: [64,80]}
+first_of = {64: [32,64], (64,80): [(32,32),(64,64),(64,80)], (48,64): [(28,36),(40,52),(48,64)], 80: [32,64,80]}
 sides = dict(ratio=80, rectangle=(48,64))
 
 class BoxModel(nn.Module):
