@@ -123,7 +123,7 @@ class ProgressiveSchedule(ParamScheduler):
         super().after_batch()
         self.pct += 1./(self.n_iter*self.phase.n_epoch)
 
-# %% ../nbs/06_learner.ipynb #2d0f7b2e
+# %% ../nbs/06_learner.ipynb #94bfbc33
 @contextmanager
 def restored(
     learn:Learner, # A Learner that is to train
@@ -136,7 +136,9 @@ def restored(
     except BaseException:
         for k,v in own.items(): setattr(learn, k, v)
         for p,o in params: p.requires_grad_(o)
-        if learn.opt is not None: learn.opt.frozen_idx = frozen
+        if learn.opt is not None:
+            learn.opt.zero_grad()
+            learn.opt.frozen_idx = frozen
         for cb in logs:
             if isinstance(cb, CSVLogger) and hasattr(cb, 'file'): cb.file.close()
         learn._end_cleanup()

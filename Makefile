@@ -1,0 +1,41 @@
+# `make demo` and `make test` do all the set-up; they need Python 3.10+ and a package index
+PYTHON ?= python3
+BIN := .venv/bin
+export PYTHONWARNINGS ?= ignore
+
+.PHONY: demo test test-long bench notebooks readme clean
+.DELETE_ON_ERROR:
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: .venv/bin/python settings.ini setup.py pyproject.toml
+	$(BIN)/python -m pip install --quiet -e .
+	touch $@
+
+.venv/.dev: .venv/bin/python settings.ini setup.py pyproject.toml
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	touch $@ .venv/.installed
+
+demo: .venv/.installed          # train on sample images through growing sizes
+	$(BIN)/progresize-demo
+
+test: .venv/.dev                # run notebooks and tests, up to 15 minutes on 2 cores
+	$(BIN)/nbdev-test --n-workers 1
+	$(BIN)/python -m pytest
+
+test-long: .venv/.dev           # the tests that take minutes
+	$(BIN)/python -m pytest -m long
+
+bench: .venv/.dev               # measure
+	$(BIN)/python benchmarks/overhead.py
+
+notebooks: .venv/.dev           # run the notebooks and save their outputs
+	$(BIN)/nbdev-export
+	$(BIN)/python tools/run_nbs.py
+
+readme: .venv/.dev              # write README.md from nbs/index.ipynb
+	$(BIN)/python tools/readme.py
+
+clean:
+	rm -rf .venv build dist *.egg-info
