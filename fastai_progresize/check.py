@@ -8,12 +8,12 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/check.html.md"""
 __all__ = ['image_file', 'file_fault', 'check_files', 'name_unreadable', 'item_keys', 'SplitCheck', 'get_norm', 'check_same',
            'check_images', 'fits_size', 'eval_mode', 'check_batch', 'call_get_dls', 'check_stages']
 
-# %% ../nbs/02_check.ipynb #1df42f24
+# %% ../nbs/02_check.ipynb #48b5c1b3
 import inspect, traceback
 from fastai.vision.all import *
 from fastai.learner import _cast_tensor
 from .schedule import hw, short_size
-from .data import probe_batch, same_random
+from .data import get_bs, probe_batch, same_random
 
 # %% ../nbs/02_check.ipynb #7de4bcbb
 def image_file(
@@ -108,12 +108,12 @@ class SplitCheck:
                          f" such as {k} (trained on at {self.trained[k]} px, validated on at {self.valid[k]} px). Fix the split: `splitter=RandomSplitter(seed=42)` in the"
                          " `DataBlock` of `get_dls`, or any other that is the same at each call")
 
-# %% ../nbs/02_check.ipynb #f5f052e2
+# %% ../nbs/02_check.ipynb #2870b141
 def get_norm(
     dl:TfmdDL, # Any fastai `DataLoader`
 )->Normalize: # None if there is none
     "The `Normalize` transform of `dl`"
-    return first(o for o in getattr(dl.after_batch, 'fs', []) if isinstance(o, Normalize))
+    return first(o for o in getattr(getattr(dl, 'after_batch', None), 'fs', []) if isinstance(o, Normalize))
 
 def _same_norm(a, b): return all(torch.equal(getattr(a,o).cpu(), getattr(b,o).cpu()) for o in ('mean','std'))
 
@@ -121,7 +121,7 @@ def _vocab(dls):
     v = getattr(dls, 'vocab', None)
     return None if v is None else [o if isinstance(o, str) else list(o) if is_listy(o) else o for o in v]
 
-# %% ../nbs/02_check.ipynb #9064a058
+# %% ../nbs/02_check.ipynb #28a4550e
 def check_same(
     dls:DataLoaders, # Data of a stage
     size:int|tuple, # Its size, px
@@ -130,7 +130,8 @@ def check_same(
     "Raise a `ValueError` if vocab, inputs or `Normalize` of `dls` are not those of `own`"
     if _vocab(dls)!=_vocab(own):
         raise ValueError(f"The vocab at {size} px is {_vocab(dls)}, that of `learn.dls` is {_vocab(own)}: pass `CategoryBlock(vocab=learn.dls.vocab)` in `get_dls`")
-    if dls.n_inp!=own.n_inp: raise ValueError(f"The `DataLoaders` at {size} px have n_inp={dls.n_inp}, `learn.dls` has {own.n_inp}: pass n_inp={own.n_inp} to the `DataBlock` of `get_dls`")
+    a,b = (getattr(o, 'n_inp', None) for o in (dls,own))
+    if a!=b: raise ValueError(f"The `DataLoaders` at {size} px have n_inp={a}, `learn.dls` has {b}: pass n_inp={b} to the `DataBlock` of `get_dls`")
     for dl,mine,part in zip(dls.loaders, own.loaders, ('train','valid')):
         a,b = get_norm(dl),get_norm(mine)
         if b is not None and a is None:
@@ -173,7 +174,7 @@ def _forward(learn, b):
     n = getattr(learn.dls, 'n_inp', 1 if len(b)==1 else len(b)-1)
     with eval_mode(learn.model) as model: learn.loss_func(model(*b[:n]), *b[n:])
 
-# %% ../nbs/02_check.ipynb #eeb4db8c
+# %% ../nbs/02_check.ipynb #96f8728b
 def check_batch(
     learn:Learner, # The Learner that is to train
     dls:DataLoaders, # Data of a stage
@@ -184,7 +185,7 @@ def check_batch(
     "Raise a `ValueError` if a stage has no batch, or not of the right size and types, or the model cannot take it"
     if len(dls.train)==0:
         n = len(dls.train_ds)
-        raise ValueError(f"bs={dls.train.bs} at {size} px is above the {n} images of the training set, fastai would train on no batch: pass bs={n} or less" if n else f"The training set at {size} px is empty")
+        raise ValueError(f"bs={get_bs(dls)} at {size} px is above the {n} images of the training set, fastai would train on no batch: pass bs={n} or less" if n else f"The training set at {size} px is empty")
     for dl,part in zip(dls.loaders[:2], ('train','valid')):
         if len(dl.dataset)==0: continue
         b = probe_batch(dl)

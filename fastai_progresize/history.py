@@ -7,12 +7,13 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/history.html.md"""
 # %% auto #0
 __all__ = ['StageRecorder', 'compare_runs', 'show_runs']
 
-# %% ../nbs/03_history.ipynb #cf48f2d3
+# %% ../nbs/03_history.ipynb #f5125140
 from time import perf_counter
 from fastai.vision.all import *
 from .schedule import Stages, draw_stages
+from .data import get_bs
 
-# %% ../nbs/03_history.ipynb #ee99c0a7
+# %% ../nbs/03_history.ipynb #3095dd13
 class StageRecorder(Callback):
     "Keep a row an epoch of a run through `stages`, as the DataFrame `learn.stage_history`"
     order = Recorder.order+1
@@ -43,7 +44,7 @@ class StageRecorder(Callback):
         i,rec = self.stages.index_at(self.epoch),self.recorder
         names,values = [o for o in rec.metric_names[1:] if o!='time'],rec.values[-1]
         if rec.cancel_train: names = names[len(names)-len(values):]
-        self.rows.append(dict(epoch=self.epoch, stage=i, size=self.stages[i].size, bs=self.dls.train.bs, lr=self.top_lr)
+        self.rows.append(dict(epoch=self.epoch, stage=i, size=self.stages[i].size, bs=get_bs(self.dls), lr=self.top_lr)
             | {k:v for k,v in zip(names, values) if k!='size'}
             | {'seconds': perf_counter()-self.began, 'images/s': self.n_images/self.seconds if self.seconds else np.nan})
         self.learn.stage_history = pd.DataFrame(self.rows)

@@ -144,7 +144,7 @@ def restored(
         learn._end_cleanup()
         raise
 
-# %% ../nbs/06_learner.ipynb #c6722343
+# %% ../nbs/06_learner.ipynb #5f61209b
 @cache
 def _warn_pretrained():
     warn("This model is pretrained. Progressive resizing may hurt when the images are like those it was trained on, in kind and in size (fastbook, chapter 7)")
@@ -156,7 +156,7 @@ def _default_lr(learn):
 def _has_tracker(cbs): return any(isinstance(o, TrackerCallback) or (isinstance(o, type) and issubclass(o, TrackerCallback)) for o in cbs)
 
 def _own_size(learn):
-    size = tfms_size(learn.dls.train) if hasattr(learn.dls.train, 'after_item') else None
+    size = tfms_size(learn.dls.train)
     if size is not None: return size
     b = probe_batch(learn.dls.train)
     check_images(b)
@@ -168,7 +168,7 @@ def _fit_from(learn, start_epoch):
     if mbar: mbar.update(0)     # a bar has to begin at its beginning
     for learn.epoch in range(start_epoch, learn.n_epoch): learn._with_events(learn._do_epoch, 'epoch', CancelEpochException)
 
-# %% ../nbs/06_learner.ipynb #04d94556
+# %% ../nbs/06_learner.ipynb #4dd8ef18
 @patch
 def fit_progressive(self:Learner,
     n_epoch:int|tuple|list, # All the epochs of the run; or, one for each size, the epochs that its fit is given; or a list of `Stage`s
@@ -196,7 +196,7 @@ def fit_progressive(self:Learner,
     if get_dls is not None and not callable(get_dls): raise ValueError(f"get_dls={get_dls!r}: pass a function of `size` and `bs` that returns `DataLoaders`")
     if moms is not None and (len(moms)!=3 or not all(0<=o<1 for o in moms)): raise ValueError(f"moms={moms}: pass three momentums from 0 to below 1, as (0.95, 0.85, 0.95)")
     if wd is not None and not 0<=wd<float('inf'): raise ValueError(f"wd={wd}: pass a finite number of at least 0")
-    stages = make_stages(n_epoch, sizes, size=None if sizes or has_stages(n_epoch) else _own_size(self), bs=ifnone(bs, own.train.bs), lr_max=lr_max, fit=fit,
+    stages = make_stages(n_epoch, sizes, size=None if sizes or has_stages(n_epoch) else _own_size(self), bs=ifnone(bs, get_bs(own)), lr_max=lr_max, fit=fit,
                          freeze_epochs=freeze_epochs, frozen=getattr(self.opt, 'frozen_idx', 0)>0, lr=_default_lr(self))
     if not 0<=start_epoch<stages.n_epoch: raise ValueError(f"start_epoch={start_epoch}: pass one from 0 to {stages.n_epoch-1}, the run has {stages.n_epoch} epochs")
     phases = stages.phases(pct_start, div, div_final, lr_mult)

@@ -133,3 +133,15 @@ def test_val_bs(folder):
     dls = DataBlock(img_cat, get_items=files, splitter=RandomSplitter(.34, seed=1), get_y=label, item_tfms=Resize(64)).dataloaders(folder, bs=2, val_bs=4, num_workers=0)
     assert dls.at_size(32, bs=4).valid.bs==8
     assert dls.at_size(32).valid.bs==4
+
+def test_torch_loaders(path):
+    "Loaders of torch work too, with a `get_dls`"
+    from torchvision import transforms as T, datasets as D
+    def torch_dls(size, bs):
+        tfm = T.Compose([T.Resize((size,size)), T.ToTensor()])
+        return DataLoaders(*[torch.utils.data.DataLoader(D.ImageFolder(path/o, tfm), batch_size=bs, shuffle=o=='train') for o in ('train','val')])
+    learn = Learner(torch_dls(48, 8), small_model(), loss_func=nn.CrossEntropyLoss(), cbs=Shapes)
+    with pytest.raises(ValueError, match='pass a function as `get_dls=`'): learn.fit_progressive(2, sizes=(32,48))
+    learn.fit_progressive(2, sizes=(32,48), get_dls=torch_dls)
+    assert [o[0][0] for o in learn.shapes.seen]==[(8,3,32,32),(8,3,48,48)]
+    assert list(learn.stage_history.bs)==[8,8]
