@@ -90,18 +90,19 @@ def fit_folder(
     print(f"history.csv, stages.png and learner.pkl are in {out}")
     return learn,res
 
-# %% ../nbs/09_cli.ipynb #1cd7c7ed
+# %% ../nbs/09_cli.ipynb #8010e8b7
 def run_demo(
     out:Path, # Folder for the results
     sizes:list=(40,64), # Sizes, px
-    epochs:int=6, # Epochs of each of the two runs
+    epochs:int=8, # Epochs of each of the two runs
     seed:int=42, # Seed of the training
     num_workers:int=None, # Processes that load images
 )->tuple: # The trained Learner, and the table of `compare_runs`
-    "Train on `glyphs` through growing sizes and at the final size throughout"
+    "Train on `glyphs` through growing sizes, under one cycle, and at the final size throughout"
     path = glyphs()
-    print(f"{len(get_image_files(path))} images in {path}\n")
-    return fit_folder(path, out, sizes, epochs, compare=True, bs=32, lr=5e-3, seed=seed, learner=partial(folder_learner, widen=0.5), do_flip=False, num_workers=num_workers)
+    print(f"{len(get_image_files(path))} images in {str(path).replace(str(Path.home()), '~')}\n")
+    return fit_folder(path, out, sizes, epochs, compare=True, bs=32, lr=8e-3, fit='single_cycle', seed=seed, learner=partial(folder_learner, widen=0.25),
+                      num_workers=num_workers, do_flip=False, mult=0, max_zoom=1.)      # the letters are turned and lit already
 
 # %% ../nbs/09_cli.ipynb #eee4bc84
 @contextmanager
@@ -119,12 +120,12 @@ def _numbers(name, s):
     try: return [tuple(map(int, o.split('x'))) if 'x' in o else int(o) for o in str(s).split(',')]
     except ValueError: raise ValueError(f"{name}={s!r}: pass numbers with commas between them, as 128,224")
 
-# %% ../nbs/09_cli.ipynb #f4053eac
+# %% ../nbs/09_cli.ipynb #567038f1
 @call_parse
 def progresize_demo(
     out:Path='progresize-demo', # Folder for the results
     sizes:str='40,64', # Sizes, px
-    epochs:int=6, # Epochs of each of the two runs
+    epochs:int=8, # Epochs of each of the two runs
     seed:int=42, # Seed of the training
     num_workers:int=None, # Processes that load images
 ):

@@ -13,7 +13,7 @@ from fastai.vision.all import *
 from .schedule import Stages, draw_stages
 from .data import get_bs
 
-# %% ../nbs/03_history.ipynb #3095dd13
+# %% ../nbs/03_history.ipynb #8ecfcdaf
 class StageRecorder(Callback):
     "Keep a row an epoch of a run through `stages`, as the DataFrame `learn.stage_history`"
     order = Recorder.order+1
@@ -45,7 +45,7 @@ class StageRecorder(Callback):
         names,values = [o for o in rec.metric_names[1:] if o!='time'],rec.values[-1]
         if rec.cancel_train: names = names[len(names)-len(values):]
         self.rows.append(dict(epoch=self.epoch, stage=i, size=self.stages[i].size, bs=get_bs(self.dls), lr=self.top_lr)
-            | {k:v for k,v in zip(names, values) if k!='size'}
+            | {k:v for k,v in zip(names, values) if k not in ('size','train_size','valid_size')}
             | {'seconds': perf_counter()-self.began, 'images/s': self.n_images/self.seconds if self.seconds else np.nan})
         self.learn.stage_history = pd.DataFrame(self.rows)
 

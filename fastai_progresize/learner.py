@@ -43,7 +43,7 @@ class StageData:
         dls.loaders = [dls.loaders[0], *valid]
         return dls
 
-# %% ../nbs/06_learner.ipynb #2bec4901
+# %% ../nbs/06_learner.ipynb #f0b84074
 class ProgressiveResize(Callback):
     "Swap in the data of each stage when it begins, and freeze or unfreeze with its phases"
     order = TrainEvalCallback.order-1
@@ -66,7 +66,7 @@ class ProgressiveResize(Callback):
         "Height of the current images, px: a number, for tables and logs"
         return hw(self.stage.size)[0]
 
-    def before_fit(self): self.own_dls,self.index,self.phase = self.dls,-1,None
+    def before_fit(self): self.own_dls,self.current,self.index,self.phase = self.dls,None,-1,None
 
     def before_epoch(self):
         "Begin the stage and the phase that begin with this epoch"
@@ -76,9 +76,11 @@ class ProgressiveResize(Callback):
 
     def _begin_stage(self, i):
         if i==self.index: return
+        if self.index>=0: self._drop_grads()
         dls = self.make_dls(self.stages[i])
         self.split(dls, self.stages[i].size)
-        self.learn.dls,self.index = dls,i
+        self.learn.dls = self.current = dls
+        self.index = i
 
     def _begin_phase(self, phase):
         if self.phase: self._drop_grads()
@@ -123,7 +125,7 @@ class ProgressiveSchedule(ParamScheduler):
         super().after_batch()
         self.pct += 1./(self.n_iter*self.phase.n_epoch)
 
-# %% ../nbs/06_learner.ipynb #94bfbc33
+# %% ../nbs/06_learner.ipynb #0dd9fc7f
 @contextmanager
 def restored(
     learn:Learner, # A Learner that is to train
@@ -132,6 +134,7 @@ def restored(
     "If the block fails, `learn` gets back its dls, model, loss, logger and frozen state, and open logs are closed"
     own = {k: getattr(learn, k) for k in ('dls','model','loss_func','logger','create_mbar')}
     params,frozen,logs = [(p,p.requires_grad) for p in learn.model.parameters()],getattr(learn.opt, 'frozen_idx', 0),L(learn.cbs)+L(cbs)
+    autocast = torch.is_autocast_enabled('cuda')
     try: yield
     except BaseException:
         for k,v in own.items(): setattr(learn, k, v)
@@ -141,6 +144,8 @@ def restored(
             learn.opt.frozen_idx = frozen
         for cb in logs:
             if isinstance(cb, CSVLogger) and hasattr(cb, 'file'): cb.file.close()
+        torch.set_autocast_enabled('cuda', autocast)      # `MixedPrecision` switches it on before the model and off after the loss
+        torch.clear_autocast_cache()
         learn._end_cleanup()
         raise
 
@@ -168,7 +173,7 @@ def _fit_from(learn, start_epoch):
     if mbar: mbar.update(0)     # a bar has to begin at its beginning
     for learn.epoch in range(start_epoch, learn.n_epoch): learn._with_events(learn._do_epoch, 'epoch', CancelEpochException)
 
-# %% ../nbs/06_learner.ipynb #4dd8ef18
+# %% ../nbs/06_learner.ipynb #2be1a097
 @patch
 def fit_progressive(self:Learner,
     n_epoch:int|tuple|list, # All the epochs of the run; or, one for each size, the epochs that its fit is given; or a list of `Stage`s
@@ -217,4 +222,4 @@ def fit_progressive(self:Learner,
         finally:
             self.metrics = metrics
             self.__dict__.pop('_do_fit', None)
-    self.dls = make_dls.at(stages[-1])
+    self.dls = resize.current if resize.index==len(stages)-1 else make_dls.at(stages[-1])     # the latter if the run was stopped early

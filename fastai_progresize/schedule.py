@@ -172,7 +172,7 @@ def _repr_html_(self:Stages): return f"{self._table(pd.DataFrame.to_html)}<p>{se
 @patch
 def __repr__(self:Stages): return f"{self._table(pd.DataFrame.to_string)}\n{self._caption()}"
 
-# %% ../nbs/00_schedule.ipynb #c8ab408a
+# %% ../nbs/00_schedule.ipynb #c3504510
 def _is_list(o): return isinstance(o, (tuple,list,L))    # `is_listy` takes a slice for a list
 
 def _per_size(name, o, n):
@@ -180,7 +180,11 @@ def _per_size(name, o, n):
     if len(o)!=n: raise ValueError(f"{name} has {len(o)} values for {n} sizes: pass one value, or one for each size")
     return o
 
-def has_stages(n_epoch): return any(isinstance(o, Stage) for o in (n_epoch if _is_list(n_epoch) else [n_epoch]))
+def has_stages(
+    n_epoch, # The first argument of `make_stages`
+)->bool:
+    "Is `n_epoch` made of `Stage`s?"
+    return any(isinstance(o, Stage) for o in (n_epoch if _is_list(n_epoch) else [n_epoch]))
 
 def _sizes(sizes, size, n):
     if sizes is None: return default_sizes(size, n)

@@ -72,13 +72,14 @@ def test_show_graph(learn):
     learn.fit_progressive(**run, cbs=[ShowGraphCallback(), m])
     assert m.graphs==[[3*i,i] for i in range(1, 6)]          # three batches an epoch, one curve over all of them
 
-def test_accumulation(learn):
+@pytest.mark.parametrize('fit', ['fit_one_cycle','single_cycle'])
+def test_accumulation(learn, fit):
     "Gradients of one size are not applied at another"
     pending = []
     class Look(Callback):
         order = 80
         def before_epoch(self): pending.append((self.gradient_accumulation.count, sum(p.grad.abs().sum().item() for p in self.model.parameters() if p.grad is not None)))
-    learn.fit_progressive([Stage(32, 1), Stage(48, 2, fit='fit_one_cycle')], cbs=[GradientAccumulation(16), Look()])
+    learn.fit_progressive([Stage(32, 1), Stage(48, 2)], fit=fit, cbs=[GradientAccumulation(16), Look()])
     assert pending[0][0]==0 and pending[1]==(0,0.)           # 24 images, 16 a step: 8 would have waited
     assert pending[2][0]==8 and pending[2][1]>0              # within a stage they do wait
 
@@ -169,6 +170,26 @@ def test_interrupt(dls, tmp_path, epoch, frozen, exc):
     assert epoch==0 or not same_weights(weights(learn), start)
     learn.fit_progressive(2, sizes=(32,48))                  # and it trains again
     assert len(learn.stage_history)==2
+
+def test_interrupt_in_autocast(learn):
+    "Mixed precision is switched on within a batch: an interrupt there does not leave it on"
+    class Amp(Callback):
+        def before_batch(self): torch.set_autocast_enabled('cuda', True); raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): learn.fit_progressive(**run, cbs=Amp())
+    assert not torch.is_autocast_enabled('cuda')
+
+def test_train_metrics(dls):
+    learn = small_learner(dls, cbs=Recorder(train_metrics=True), default_cbs=False)
+    learn.add_cbs([TrainEvalCallback, CastToTensor])
+    with learn.no_logging(): learn.fit_progressive(2, sizes=(32,48))
+    assert list(learn.stage_history.columns)==['epoch','stage','size','bs','lr','train_loss','train_accuracy','valid_loss','valid_accuracy','seconds','images/s']
+
+def test_short_epochs(learn):
+    "Cancelled epochs have a row too"
+    from fastai.callback.training import ShortEpochCallback
+    learn.fit_progressive(2, sizes=(32,48), cbs=ShortEpochCallback(.3, short_valid=False))
+    df = learn.stage_history
+    assert len(df)==2 and 0<=df.accuracy.iloc[0]<=1 and df.valid_loss.notna().all()
 
 def test_cancel_fit(learn):
     "`CancelFitException` ends the run as it ends a fit"

@@ -1,6 +1,7 @@
 "`fit_progressive` is the loop written by hand with fastai alone: same weights to the last bit, same lr and momentum at every batch"
 import pytest
 from helpers import *
+from fastcore.test import test_eq
 
 sizes = {2: (32,48), 3: (24,32,48)}
 
@@ -32,6 +33,7 @@ def test_by_hand(path, fit, n, groups, frozen, n_workers):
     a,dls = make(path, n_workers, groups, frozen)
     start = weights(a)
     by_hand(a, dls, sizes[n], fit, n_epoch, lrs, frozen)
+    after = get_random_states()
     b,dls = make(path, n_workers, groups, frozen)
     assert same_weights(weights(b), start)
     b.fit_progressive(n_epoch, sizes[n], lr_max=lrs[0] if fit=='single_cycle' else lrs, fit=fit, get_dls=lambda size,bs: dls[size])
@@ -40,6 +42,7 @@ def test_by_hand(path, fit, n, groups, frozen, n_workers):
     assert same_weights(weights(a), weights(b))
     assert not same_weights(weights(a), start)
     assert b.dls is dls[sizes[n][-1]]
+    for k,v in get_random_states().items(): test_eq(v, after[k])
 
 def test_at_size(path):
     "Also when both derive the data of each stage from the learner's own"

@@ -1,0 +1,27 @@
+"Every public function and class says what it does and what its arguments are"
+import importlib, inspect, pytest
+from dataclasses import is_dataclass
+from pathlib import Path
+from fastcore.docments import docments
+from fastai.vision.all import DataLoaders, Learner
+
+root = Path(__file__).parent.parent
+modules = [importlib.import_module(f'fastai_progresize.{o.stem}') for o in sorted((root/'fastai_progresize').glob('*.py')) if o.stem not in ('__init__','_modidx','all')]
+public = [getattr(m, o) for m in modules for o in m.__all__] + [Learner.fit_progressive, Learner.plot_stages, DataLoaders.at_size]
+
+@pytest.mark.parametrize('f', [o for o in public if callable(o)], ids=lambda o: o.__qualname__)
+def test_docments(f):
+    assert f.__doc__
+    if isinstance(f, type) and not is_dataclass(f): f = f.__init__       # `L` has a signature of its own
+    sig = inspect.signature(f)
+    own = {k for k,p in sig.parameters.items() if p.kind not in (p.VAR_KEYWORD,p.VAR_POSITIONAL) and k!='self'}
+    docs = docments(f, full=True)
+    missing = [k for k in own if not docs.get(k, {}).get('docment')]
+    assert not missing, missing
+
+def test_all_modules_are_in_all():
+    "`fastai_progresize.all` has every public name of the library, not of its commands"
+    import fastai_progresize.all as a
+    for m in modules:
+        if m.__name__.endswith('cli'): continue
+        for o in m.__all__: assert hasattr(a, o), o
