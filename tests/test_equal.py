@@ -1,7 +1,7 @@
 "`fit_progressive` is the loop written by hand with fastai alone: same weights to the last bit, same lr and momentum at every batch"
 import pytest
 from helpers import *
-from fastcore.test import test_eq
+from fastcore.test import equals
 
 sizes = {2: (32,48), 3: (24,32,48)}
 
@@ -42,7 +42,7 @@ def test_by_hand(path, fit, n, groups, frozen, n_workers):
     assert same_weights(weights(a), weights(b))
     assert not same_weights(weights(a), start)
     assert b.dls is dls[sizes[n][-1]]
-    for k,v in get_random_states().items(): test_eq(v, after[k])
+    for k,v in get_random_states().items(): assert equals(v, after[k]), k
 
 def test_at_size(path):
     "Also when both derive the data of each stage from the learner's own"
