@@ -108,7 +108,7 @@ def share_epochs(
     for _ in range(n_epoch-n): res[max(range(n), key=lambda i: shares[i]*n_epoch - res[i]*sum(shares))] += 1   # the one furthest behind
     return res
 
-# %% ../nbs/00_schedule.ipynb #d88b3680
+# %% ../nbs/00_schedule.ipynb #4d2c93b5
 class Stages(L):
     "The stages of a run: a list that shows itself as a table, and has a plot"
     def __init__(self,
@@ -147,6 +147,8 @@ class Stages(L):
     )->int:
         "The index of the stage that `epoch` belongs to"
         return sum(epoch>=o for o in self.starts) - 1
+
+Stages.__signature__ = inspect.signature(partial(Stages.__init__, None))    # `L` hands its own down
 
 # %% ../nbs/00_schedule.ipynb #1f3f7ac6
 @patch

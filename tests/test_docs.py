@@ -12,7 +12,7 @@ public = [getattr(m, o) for m in modules for o in m.__all__] + [Learner.fit_prog
 @pytest.mark.parametrize('f', [o for o in public if callable(o)], ids=lambda o: o.__qualname__)
 def test_docments(f):
     assert f.__doc__
-    if isinstance(f, type) and not is_dataclass(f): f = f.__init__       # `L` has a signature of its own
+    if isinstance(f, type) and not is_dataclass(f): f = f.__init__
     sig = inspect.signature(f)
     own = {k for k,p in sig.parameters.items() if p.kind not in (p.VAR_KEYWORD,p.VAR_POSITIONAL) and k!='self'}
     docs = docments(f, full=True)

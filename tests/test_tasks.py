@@ -145,3 +145,28 @@ def test_torch_loaders(path):
     learn.fit_progressive(2, sizes=(32,48), get_dls=torch_dls)
     assert [o[0][0] for o in learn.shapes.seen]==[(8,3,32,32),(8,3,48,48)]
     assert list(learn.stage_history.bs)==[8,8]
+
+def test_get_dls_of_other_data(folder):
+    "`dblock` keeps its blocks and is left as it was; a split that it does not have is drawn with the seed"
+    d = DataBlock((ImageBlock,MaskBlock(codes=['no','yes'])), get_items=files, get_y=mask)
+    before = repr((d.item_tfms, d.batch_tfms, d.splitter))
+    a,b = (get_dls(s, 4, folder, dblock=d, num_workers=0) for s in (32,48))
+    x,y = a.one_batch()
+    assert x.shape==(4,3,32,32) and y.shape==(4,32,32) and a.valid.items==b.valid.items
+    assert repr((d.item_tfms, d.batch_tfms, d.splitter))==before
+    learn = unet_learner(b, resnet18, pretrained=False)
+    learn.fit_progressive(2, sizes=(32,48), get_dls=partial(get_dls, path=folder, dblock=d, num_workers=0))
+    assert len(learn.stage_history)==2
+
+def test_get_dls_without_affine(path):
+    "`aug_transforms` drops `size` when no affine transform is left"
+    dls = get_dls(32, 8, path, num_workers=0, min_scale=1., do_flip=False, mult=0, max_zoom=1.)
+    assert [o.one_batch()[0].shape[-2:] for o in dls]==[(32,32)]*2
+
+def test_get_dls_rectangle(path):
+    "Crops have the shape of the images, so that nothing is stretched"
+    dls = get_dls((32,64), 8, path, num_workers=0)
+    crop, = [o for o in dls.after_batch.fs if isinstance(o, RandomResizedCropGPU)]
+    for split_idx in (0,1):
+        crop.before_call(torch.zeros(2,3,66,132), split_idx)
+        assert crop.cp_size[1]/crop.cp_size[0]==pytest.approx(2, rel=.05)
