@@ -14,7 +14,7 @@ def test_one_csv(learn, tmp_path):
     assert list(df.columns)==['epoch','train_loss','valid_loss','accuracy','size','time']
     assert list(df.epoch)==list(range(5)) and list(df['size'])==[32,32,48,48,48]
     assert np.allclose(df.valid_loss, learn.stage_history.valid_loss)
-    assert learn.csv_logger if hasattr(learn, 'csv_logger') else True
+    assert not hasattr(learn, 'csv_logger')                  # the callback went with the run
     assert learn.metrics.attrgot('name')==['accuracy']
 
 def test_csv_of_rectangles(learn, tmp_path):
@@ -53,10 +53,12 @@ def test_early_stopping(learn):
     assert len(learn.stage_history)==4                       # first epoch is best, then three that are not
     assert tfms_size(learn.dls.train)==(48,48)
 
-def test_reduce_lr(learn):
+def test_reduce_lr(learn, capsys):
+    "It counts the epochs of the run: the first is best, each later one is not"
     cb = ReduceLROnPlateau(min_delta=100., patience=1)
     learn.fit_progressive(**run, cbs=cb)
     assert cb.wait==0 and len(learn.stage_history)==5
+    assert re.findall(r'Epoch (\d): reducing lr', capsys.readouterr().out)==list('1234')
 
 @pytest.mark.parametrize('cb', [MixUp, CutMix])
 def test_mix(learn, cb):
