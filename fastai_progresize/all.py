@@ -1,5 +1,7 @@
 "Everything of `fastai_progresize`, to be imported as `fastai.vision.all` is"
 from fastai_progresize.schedule import *
+from fastai_progresize.image import *
+from fastai_progresize.augment import *
 from fastai_progresize.data import *
 from fastai_progresize.check import *
 from fastai_progresize.history import *

@@ -62,13 +62,13 @@ def check_files(
     more = f" (and {len(bad)-1} more: {', '.join(f for f,_ in bad[1:4])}{', ...' if len(bad)>4 else ''})" if len(bad)>1 else ''
     raise ValueError(f"{bad[0][0]} cannot be read as an image: {bad[0][1]}{more}. Remove or replace it; fastai's `verify_images` finds all such files")
 
-# %% ../nbs/02_check.ipynb #1348a497
+# %% ../nbs/02_check.ipynb #04fb19a9
 def name_unreadable(
     e:Exception, # An error in training
     dls:DataLoaders, # The data it trained on
 ):
     "If `e` came from reading an image, raise a `ValueError` that names its file"
-    if 'in load_image' not in ''.join(traceback.format_exception(e)): return
+    if not re.search('in (load|decode)_image', ''.join(traceback.format_exception(e))): return
     try: check_files(image_files(dls), whole=True)
     except ValueError as found: raise found from e
 

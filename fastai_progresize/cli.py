@@ -132,7 +132,7 @@ def progresize_demo(
     "Draw sample images, train on them through growing sizes and at the final size throughout, and compare"
     with one_line('progresize-demo'): run_demo(Path(out), _numbers('sizes', sizes), epochs, seed, num_workers)
 
-# %% ../nbs/09_cli.ipynb #d8207b9a
+# %% ../nbs/09_cli.ipynb #2b9b3ca6
 @call_parse
 def progresize_fit(
     path:Path, # Folder of images: train and val or valid in it, or just a folder for each class
@@ -145,6 +145,7 @@ def progresize_fit(
     fit:str='fine_tune', # How stages after the first train: fine_tune, fit_one_cycle or single_cycle
     compare:store_true=False, # Also train at the final size throughout
     presize:int=None, # Size of items before augmentation, px
+    cache:store_true=False, # Keep small copies of large photographs, which load faster
     seed:int=42, # Seed of the training and of a random split
     num_workers:int=None, # Processes that load images
     out:Path='progresize-fit', # Folder for the results
@@ -153,4 +154,4 @@ def progresize_fit(
     with one_line('progresize-fit'):
         epochs = _numbers('epochs', epochs)
         fit_folder(Path(path), Path(out), _numbers('sizes', sizes), epochs if len(epochs)>1 else epochs[0], compare=compare, bs=bs, lr=lr, fit=fit, seed=seed,
-                   learner=partial(folder_learner, arch=arch, pretrained=pretrained), presize=presize, num_workers=num_workers)
+                   learner=partial(folder_learner, arch=arch, pretrained=pretrained), presize=presize, cache=cache, num_workers=num_workers)

@@ -116,18 +116,27 @@ def test_keeps_all(folder):
     assert (new.train.wgts==dls.train.wgts).all() and isinstance(new.train, WeightedDL)
     assert new.train.fake_l.persistent_workers and new.train.fake_l.num_workers==2
     assert (new.train.bs, new.valid.bs, dls.train.bs)==(2,2,4)
-    assert new.answer==42 and new.train.dataset is dls.train.dataset
+    assert new.answer==42 and new.train.items==dls.train.items and new.train.dataset[0][1]==dls.train.dataset[0][1]
     assert new.train.shuffle and new.train.drop_last and not new.valid.shuffle
     assert before==(repr(dls.train.after_item), dls.train.after_item.resize.size)
     assert len(new.train)==4 and new.one_batch()[0].shape==(2,3,32,32)
 
 def test_presize_follows():
-    "Presizing keeps its ratio to the size"
-    dls = DataLoaders(TfmdDL(list(range(4)), bs=2, num_workers=0, after_item=[Resize(460)], after_batch=aug_transforms(size=224)))
-    dls.train._n_inp,dls.train._types = 1,None
-    assert dls.at_size(128).train.after_item.resize.size==(263,263)
-    assert tfms_size(dls.at_size((128,224)).train)==(128,224)
-    assert dls.at_size((128,224)).train.after_item.resize.size==(460,263)     # `Resize` has (width, height)
+    "What presizing and augmentation need is made for one interpolation, and never more than the original in proportion"
+    def dls(*item, **kw):
+        res = DataLoaders(TfmdDL(list(range(4)), bs=2, num_workers=0, after_item=list(item), after_batch=aug_transforms(size=224, **kw)))
+        res.train._n_inp,res.train._types = 1,None
+        return res
+    book = dls(Resize(460), min_scale=.75)
+    assert book.at_size(128).train.after_item.presize.train_size==(187,187)
+    assert tfms_size(book.at_size((128,224)).train)==(128,224)
+    assert dls(Resize(460)).at_size((128,224)).train.after_item.presize.train_size==(327,187)     # `Resize` has (width, height)
+    assert dls(Resize(240)).at_size(224).train.after_item.presize.train_size==(240,240)
+    again = book.at_size(64).at_size(224).train
+    assert tfms_size(again)==(224,224) and again.after_item.presize.train_size==(274,274)
+    assert again.after_item.presize.keep==book.at_size(224).train.after_item.presize.keep
+    assert dls(Resize(460, ResizeMethod.Pad)).at_size(112).train.after_item.resize.size==(230,230)
+    assert book.train.after_item.resize.size==(460,460) and tfms_size(book.train)==(224,224)
 
 def test_val_bs(folder):
     dls = DataBlock(img_cat, get_items=files, splitter=RandomSplitter(.34, seed=1), get_y=label, item_tfms=Resize(64)).dataloaders(folder, bs=2, val_bs=4, num_workers=0)
@@ -162,11 +171,3 @@ def test_get_dls_without_affine(path):
     "`aug_transforms` drops `size` when no affine transform is left"
     dls = get_dls(32, 8, path, num_workers=0, min_scale=1., do_flip=False, mult=0, max_zoom=1.)
     assert [o.one_batch()[0].shape[-2:] for o in dls]==[(32,32)]*2
-
-def test_get_dls_rectangle(path):
-    "Crops have the shape of the images, so that nothing is stretched"
-    dls = get_dls((32,64), 8, path, num_workers=0)
-    crop, = [o for o in dls.after_batch.fs if isinstance(o, RandomResizedCropGPU)]
-    for split_idx in (0,1):
-        crop.before_call(torch.zeros(2,3,66,132), split_idx)
-        assert crop.cp_size[1]/crop.cp_size[0]==pytest.approx(2, rel=.05)
