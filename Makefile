@@ -28,7 +28,7 @@ test-long: .venv/.dev           # the tests that take minutes
 	$(BIN)/python -m pytest -m long
 
 bench: .venv/.dev               # measure
-	$(BIN)/python benchmarks/overhead.py
+	for o in overhead loading interpolation training switching; do $(BIN)/python benchmarks/$$o.py || exit 1; done
 
 notebooks: .venv/.dev           # run the notebooks and save their outputs
 	$(BIN)/nbdev-export

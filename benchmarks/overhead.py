@@ -1,8 +1,11 @@
 """Wall time of `fit_progressive` over the same loop written by hand, with the same `DataLoaders`; the checks before training apart.
 
-The two of a pair run at the same time, each on a core of its own, and change cores with each pair: a machine whose speed drifts by more than the difference slows both alike. The time spent in the
-callbacks is measured too, from inside: of `fit_progressive`'s three, and of the one that `fit_one_cycle` has in their place."""
-import json, subprocess, sys, warnings; warnings.filterwarnings('ignore')
+The two of a pair are processes that take turns, a batch each: a machine whose speed drifts by more than the difference then slows both alike. A turn is timed from the start of a batch to the start of
+the next, so that all that happens between batches and epochs counts. The time spent in the callbacks is measured too, from inside: of `fit_progressive`'s three, and of the one that `fit_one_cycle`
+has in their place."""
+import os, warnings; warnings.filterwarnings('ignore')
+os.environ['OMP_WAIT_POLICY'] = 'passive'   # a process that waits for its turn leaves the cores alone
+from torch.multiprocessing import get_context
 from fastai.vision.all import *
 from fastai_progresize.all import *
 
@@ -19,6 +22,12 @@ def by_hand(learn, dls, n):
 
 def in_one(learn, dls, n): learn.fit_progressive((n,n), sizes, lr_max=(3e-3,1e-3), get_dls=lambda size,bs: dls[size], check=False)
 
+class Turns:
+    "The seconds of the own turns"
+    def __init__(self, pipe): store_attr(); self.seconds = 0.
+    def take(self): self.pipe.recv(); self.t = time.perf_counter()
+    def give(self): self.seconds += time.perf_counter()-self.t; self.pipe.send(None)
+
 def clock(cls):
     "Let `cls` count the seconds spent in its events"
     cls.seconds,call = 0.,cls.__call__
@@ -28,40 +37,45 @@ def clock(cls):
         finally: cls.seconds += time.perf_counter()-t
     cls.__call__ = timed
 
-def one_run(which, core, n):
-    if hasattr(os, 'sched_setaffinity'): os.sched_setaffinity(0, {core})
-    torch.set_num_threads(1)
+def one_run(which, pipe, first, n, results):
     learn,dls = setup()
-    t = time.perf_counter()
     make = StageData(learn.dls, make_stages((n,n), sizes, bs=bs), lambda size,bs: dls[size])
-    check_stages(learn, make.stages, make)
+    t = time.perf_counter()
+    if first: check_stages(learn, make.stages, make)
     checks = time.perf_counter()-t
     learn,dls = setup()
     timed = [ProgressiveResize,ProgressiveSchedule,StageRecorder] if which=='in_one' else [ParamScheduler]
     for o in timed: clock(o)
-    t = time.perf_counter()
+    turns,one_batch = Turns(pipe),Learner.one_batch
+    def in_turn(self, i, b):
+        turns.give(); turns.take()
+        one_batch(self, i, b)
+    Learner.one_batch = in_turn
+    if not first: pipe.send(None)
+    turns.take()
     with learn.no_bar(), learn.no_logging(): globals()[which](learn, dls, n)
-    res = dict(seconds=time.perf_counter()-t, checks=checks, callbacks=sum(o.seconds for o in timed), weights=sum(p.double().abs().sum().item() for p in learn.model.parameters()))
-    print(json.dumps(res))
+    turns.give()
+    results.put((which, dict(seconds=turns.seconds, checks=checks, callbacks=sum(o.seconds for o in timed)/turns.seconds,
+                             weights=sum(p.double().abs().sum().item() for p in learn.model.parameters()))))
 
 @call_parse
 def main(
-    pairs:int=4, # Pairs of runs
-    epochs:int=5, # Epochs at each size
-    run:str=None, # Used by the script itself: one run, `by_hand` or `in_one`
-    core:int=0, # Core of that run
+    pairs:int=5, # Pairs of runs
+    epochs:int=4, # Epochs at each size
     out:Path='benchmarks/overhead.csv', # File for the times of all runs
 ):
-    "Time pairs of runs, print medians and the range of their ratio"
-    if run: return one_run(run, core, epochs)
+    "Time pairs of runs, print their median ratio and its range"
     glyphs()
-    rows = []
+    rows,ctx = [],get_context('spawn')
     for i in range(pairs):
-        ps = {o: subprocess.Popen([sys.executable, '-W', 'ignore', __file__, '--run', o, '--core', str(c), '--epochs', str(epochs)], stdout=subprocess.PIPE, text=True)
-              for o,c in zip(('by_hand','in_one'), (i%2, 1-i%2))}
-        a,b = (json.loads(p.communicate()[0].splitlines()[-1]) for p in ps.values())
-        rows.append(dict(pair=i, by_hand=a['seconds'], in_one=b['seconds'], ratio=b['seconds']/a['seconds'], checks=b['checks'], same_weights=a['weights']==b['weights'],
-                         by_hand_callbacks=a['callbacks']/a['seconds'], in_one_callbacks=b['callbacks']/b['seconds']))
+        names,pipes,results = ('by_hand','in_one') if i%2 else ('in_one','by_hand'),ctx.Pipe(),ctx.Queue()
+        ps = [ctx.Process(target=one_run, args=(name, pipe, pipe is pipes[0], epochs, results)) for name,pipe in zip(names, pipes)]
+        for p in ps: p.start()
+        res = dict(results.get() for p in ps)
+        for p in ps: p.join()
+        a,b = res['by_hand'],res['in_one']
+        rows.append(dict(pair=i, by_hand=a['seconds'], in_one=b['seconds'], ratio=b['seconds']/a['seconds'], checks=max(a['checks'], b['checks']), same_weights=a['weights']==b['weights'],
+                         by_hand_callbacks=a['callbacks'], in_one_callbacks=b['callbacks']))
         pd.DataFrame(rows).to_csv(out, index=False)
         print(rows[-1], flush=True)
     df = pd.DataFrame(rows)
