@@ -216,7 +216,7 @@ def call_get_dls(
     if not isinstance(dls, DataLoaders): raise ValueError(f"get_dls returned {dls!r} for size={size}, bs={bs}: let it return `DataLoaders`")
     return dls
 
-# %% ../nbs/02_check.ipynb #f5b82f13
+# %% ../nbs/02_check.ipynb #bbd29491
 def check_stages(
     learn:Learner, # The Learner that is to train
     stages:list, # Its `Stage`s
@@ -231,10 +231,10 @@ def check_stages(
         check_images(b)
         try: _forward(learn, b); forward = True
         except Exception: forward = False       # a model that needs its callbacks, or fails anyway: not a matter of size
-        split,types = SplitCheck(),[type(o) for o in b]
-        for s in stages:
-            dls = make_dls(s)
+        split,types,made = SplitCheck(),[type(o) for o in b],[(s,make_dls(s)) for s in stages]
+        for s,dls in made:
             check_files(L(set(image_files(dls)) - set(files)))
             split(dls, s.size)
+        for s,dls in made:                      # after all splits: of an unseeded one the vocab may change too
             check_same(dls, s.size, own)
             check_batch(learn, dls, s.size, types, forward)
