@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONWARNINGS ?= ignore
+export OMP_WAIT_POLICY ?= passive# threads that wait leave the cores to the processes that load
 
 .PHONY: demo test test-long bench notebooks readme clean
 .DELETE_ON_ERROR:

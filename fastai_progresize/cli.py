@@ -52,7 +52,7 @@ def show_prediction(
     with learn.no_bar(): pred,_,probs = learn.predict(file)
     print(f"Loaded again, it takes {file.name}, a {file.parent.name!r}, for a {pred!r} ({probs.max():.0%})")
 
-# %% ../nbs/09_cli.ipynb #e05b0cd1
+# %% ../nbs/09_cli.ipynb #3155f7bc
 def fit_folder(
     path:Path, # Folder of images
     out:Path, # Folder for the results
@@ -64,6 +64,9 @@ def fit_folder(
     fit:str='fine_tune', # How stages after the first train: 'fine_tune', 'fit_one_cycle' or 'single_cycle'
     seed:int=42, # Seed of the training
     learner:callable=folder_learner, # Function from `DataLoaders` to a `Learner`
+    checkpoint:bool=False, # Save the state of the run in `out` at the end of each epoch?
+    resume:bool=False, # Go on from that, if it is there?
+    preflight:bool=None, # Try every size before training? None: if there is a GPU
     **kwargs # Arguments of `get_dls`
 )->tuple: # The trained Learner, and the table of `compare_runs`
     "Train on the images of `path` through growing sizes, print what it took, write the results to `out`"
@@ -76,7 +79,8 @@ def fit_folder(
     learn = _learner()
     stages = make_stages(epochs, sizes, size, bs=bs, fit=fit, lr=lr, frozen=getattr(learn.opt, 'frozen_idx', 0)>0)
     print(f"{stages}\n\nThrough growing sizes:")
-    learn.fit_progressive(epochs, [s.size for s in stages], bs=bs, fit=fit, get_dls=partial(get_dls, path=path, **kwargs))
+    learn.fit_progressive(epochs, [s.size for s in stages], bs=bs, fit=fit, get_dls=partial(get_dls, path=path, **kwargs), checkpoint=(out/'run').absolute() if checkpoint or resume else None, resume=resume,
+                          preflight=preflight)
     save_run(learn, out)
     runs = dict(progressive=learn.stage_history)
     if compare:
@@ -132,7 +136,7 @@ def progresize_demo(
     "Draw sample images, train on them through growing sizes and at the final size throughout, and compare"
     with one_line('progresize-demo'): run_demo(Path(out), _numbers('sizes', sizes), epochs, seed, num_workers)
 
-# %% ../nbs/09_cli.ipynb #2b9b3ca6
+# %% ../nbs/09_cli.ipynb #ad2a3ff3
 @call_parse
 def progresize_fit(
     path:Path, # Folder of images: train and val or valid in it, or just a folder for each class
@@ -147,6 +151,10 @@ def progresize_fit(
     presize:int=None, # Size of items before augmentation, px
     cache:store_true=False, # Keep small copies of large photographs, which load faster
     seed:int=42, # Seed of the training and of a random split
+    verify:str=None, # Read all images first: 'error' names those that cannot be read, 'skip' leaves them out
+    checkpoint:store_true=False, # Save the state of the run in `out` at the end of each epoch
+    resume:store_true=False, # Go on from that, if it is there
+    preflight:store_true=False, # Try every size before training, as is always done on a GPU
     num_workers:int=None, # Processes that load images
     out:Path='progresize-fit', # Folder for the results
 ):
@@ -154,4 +162,5 @@ def progresize_fit(
     with one_line('progresize-fit'):
         epochs = _numbers('epochs', epochs)
         fit_folder(Path(path), Path(out), _numbers('sizes', sizes), epochs if len(epochs)>1 else epochs[0], compare=compare, bs=bs, lr=lr, fit=fit, seed=seed,
-                   learner=partial(folder_learner, arch=arch, pretrained=pretrained), presize=presize, cache=cache, num_workers=num_workers)
+                   learner=partial(folder_learner, arch=arch, pretrained=pretrained), presize=presize, cache=cache, num_workers=num_workers,
+                   verify={'error':True}.get(verify, verify), checkpoint=checkpoint, resume=resume, preflight=preflight or None)

@@ -7,12 +7,13 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/data.html.md"""
 # %% auto #0
 __all__ = ['folder_block', 'get_dls', 'copy_dl', 'get_bs', 'same_random', 'probe_batch', 'tfm_size', 'tfms_size', 'scale_tfm']
 
-# %% ../nbs/01_data.ipynb #48b9e3b0
+# %% ../nbs/01_data.ipynb #c1120b74
+import functools
 from copy import copy, deepcopy
 from fastai.vision.all import *
 from fastai.data.load import _FakeLoader
 from .schedule import hw, short_size
-from .image import presize_images, read_scaled
+from .image import check_files, file_fault, find_faults, presize_images, raise_faults, read_scaled
 from .augment import AffineOnce, Presize, crop_zoom, get_presize, one_interpolation, presize_keep
 
 # %% ../nbs/01_data.ipynb #47d32a05
@@ -35,7 +36,29 @@ def folder_block(
     splitter = GrandparentSplitter(valid_name=valid) if valid else partial(_seeded_split, seed=seed)
     return DataBlock((ImageBlock, CategoryBlock), get_items=get_items, splitter=splitter, get_y=parent_label)
 
-# %% ../nbs/01_data.ipynb #53f53bb9
+# %% ../nbs/01_data.ipynb #aed83f8b
+@functools.lru_cache(None)
+def _read_fault(file, mtime, size): return file_fault(file, whole=True)
+def _fault_once(file, whole):
+    try: st = os.stat(file)
+    except OSError as e: return str(e)
+    return _read_fault(str(file), st.st_mtime_ns, st.st_size)
+
+def _item_files(dblock, items): return [o for o in map(Pipeline(dblock.getters[0]), items) if isinstance(o, (str,Path))]
+
+def _all_files(dblock, path): return _item_files(dblock, L((dblock.get_items or noop)(path), use_list=None))
+
+def _keep_split(items, splitter, file_of, bad): return [[i for i in o if str(file_of(items[i])) not in bad] for o in splitter(items)]
+
+def _verified(dblock, path, how):
+    if how not in (True,'skip'): raise ValueError(f"verify={how!r}: pass True, 'skip' or False")
+    files = _all_files(dblock, path)
+    faults = find_faults(files, True, _fault_once, progress=True)
+    if how is True: raise_faults(faults)
+    if faults: warn(f"{len(faults)} of {len(files)} images cannot be read and are left out, such as {first(faults)}: {first(faults.values())}")
+    return partial(_keep_split, splitter=dblock.splitter, file_of=Pipeline(dblock.getters[0]), bad=set(faults))
+
+# %% ../nbs/01_data.ipynb #b31f6199
 @delegates(aug_transforms, but=['size'])
 def get_dls(
     size:int|tuple, # Size of the images, px: side of a square or (height, width)
@@ -46,6 +69,7 @@ def get_dls(
     stats:tuple=imagenet_stats, # Mean and standard deviation for `Normalize`; None: do not normalize
     presize:int|tuple=None, # Size of items before augmentation, px; None: `get_presize(size)`
     cache:bool|str|Path=False, # Keep small copies of large images, see `presize_images`? True: in fastai's data folder, or a folder for them
+    verify:bool|str=False, # Read all images first? True: an error names those that cannot be read, 'skip': they are left out, with a warning
     dblock:DataBlock=None, # Another kind of data: a `DataBlock` for `path`, whose transforms are replaced; None: `folder_block(path)`
     min_scale:float=0.75, # Smallest random crop, as a share of the area
     **kwargs
@@ -61,10 +85,14 @@ def get_dls(
     if stats is not None: tfms.append(Normalize.from_stats(*stats))
     dblock = copy(dblock) if dblock else folder_block(path, seed)
     if dblock.splitter is None: dblock.splitter = partial(_seeded_split, seed=seed)
+    if verify: dblock.splitter = _verified(dblock, path, verify)
     keep = 1. if cache else max(presize_keep(min_scale), *(s/p for s,p in zip(size, presize)))    # copies have the presize: a little less would blur them
     dblock.new(item_tfms=Presize(presize, keep), batch_tfms=tfms)
-    dls = DataBlock.dataloaders(dblock, path, path=path if isinstance(path, Path) else '.', bs=bs, num_workers=num_workers)
-    copies = presize_images(path, max(presize), None if cache is True else cache) if cache else None
+    try: dls = DataBlock.dataloaders(dblock, path, path=path if isinstance(path, Path) else '.', bs=bs, num_workers=num_workers)
+    except (OSError,SyntaxError,Image.DecompressionBombError):       # fastai reads the first image
+        check_files(_all_files(dblock, path), whole=True)
+        raise
+    copies = presize_images(_item_files(dblock, [o for dl in dls.loaders for o in dl.items]), max(presize), None if cache is True else cache) if cache else None
     for dl in dls.loaders: dl.dataset = read_scaled(dl.dataset, copies)
     return dls
 

@@ -7,14 +7,20 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/learner.html.md"""
 # %% auto #0
 __all__ = ['StageData', 'ProgressiveResize', 'ProgressiveSchedule', 'restored']
 
-# %% ../nbs/06_learner.ipynb #4a184914
+# %% ../nbs/06_learner.ipynb #27c514fa
+import inspect
+from copy import copy
 from functools import cache
 from fastai.vision.all import *
 from fastai.callback.training import GradientAccumulation
+from fastcore.imports import IN_NOTEBOOK
+from IPython.display import display
 from .schedule import *
 from .data import *
 from .check import *
 from .history import *
+from .preflight import *
+from .checkpoint import *
 
 # %% ../nbs/06_learner.ipynb #57554c98
 class StageData:
@@ -43,7 +49,17 @@ class StageData:
         dls.loaders = [dls.loaders[0], *valid]
         return dls
 
-# %% ../nbs/06_learner.ipynb #f0b84074
+# %% ../nbs/06_learner.ipynb #d9060626
+def _broadcast_on_cpu():
+    "fastai sends the order of the items to all processes by way of their GPUs, even if there are none"
+    from fastai.distributed import DistributedDL
+    def _broadcast(self, t, rank):
+        t = LongTensor(t).to(self.device)
+        torch.distributed.broadcast(t, rank)
+        return t.tolist()
+    DistributedDL._broadcast = _broadcast
+
+# %% ../nbs/06_learner.ipynb #d371cd61
 class ProgressiveResize(Callback):
     "Swap in the data of each stage when it begins, and freeze or unfreeze with its phases"
     order = TrainEvalCallback.order-1
@@ -66,7 +82,11 @@ class ProgressiveResize(Callback):
         "Height of the current images, px: a number, for tables and logs"
         return hw(self.stage.size)[0]
 
-    def before_fit(self): self.own_dls,self.current,self.index,self.phase = self.dls,None,-1,None
+    def before_fit(self):
+        self.own_dls,self.current,self.index,self.phase = self.dls,None,-1,None
+        if hasattr(self.learn, 'distributed_trainer'):
+            _broadcast_on_cpu()
+            self.learn.dls = copy(self.dls)     # it will put other loaders in them
 
     def before_epoch(self):
         "Begin the stage and the phase that begin with this epoch"
@@ -87,7 +107,16 @@ class ProgressiveResize(Callback):
         if phase.freeze is not None:
             if phase.start==self.epoch: (self.learn.freeze if phase.freeze else self.learn.unfreeze)()
             else: self.opt.freeze_to(-1 if phase.freeze else 0)     # started in its middle: keeps the optimizer's state
+            self._wrap_again()
         self.phase = phase
+
+    def _wrap_again(self):
+        "`DistributedDataParallel` only synchronizes the gradients of those layers that were trained when it was made"
+        trainer = getattr(self.learn, 'distributed_trainer', None)
+        if trainer is None or not isinstance(self.learn.model, nn.parallel.DistributedDataParallel): return
+        acc,model = trainer.accelerator,self.learn.model.module
+        acc._models = [o for o in acc._models if get_model(o) is not model]
+        self.learn.model = acc.prepare(model)
 
     def _drop_grads(self):
         self.opt.zero_grad()
@@ -149,7 +178,7 @@ def restored(
         learn._end_cleanup()
         raise
 
-# %% ../nbs/06_learner.ipynb #5f61209b
+# %% ../nbs/06_learner.ipynb #05e732e1
 @cache
 def _warn_pretrained():
     warn("This model is pretrained. Progressive resizing may hurt when the images are like those it was trained on, in kind and in size (fastbook, chapter 7)")
@@ -163,23 +192,51 @@ def _has_tracker(cbs): return any(isinstance(o, TrackerCallback) or (isinstance(
 def _own_size(learn):
     size = tfms_size(learn.dls.train)
     if size is not None: return size
-    b = probe_batch(learn.dls.train)
+    with name_unreadable(learn): b = probe_batch(learn.dls.train)
     check_images(b)
     return tuple(b[0].shape[-2:])
 
-def _fit_from(learn, start_epoch):
-    "`Learner._do_fit` from a later epoch, without events for those before it"
+def _fit_from(learn, start_epoch, resize, state):
+    "`Learner._do_fit` from a later epoch, without events for those before it; from the end of the epoch of `state`, if it is there"
     mbar = getattr(getattr(learn, 'progress', None), 'mbar', None)
     if mbar: mbar.update(0)     # a bar has to begin at its beginning
+    if state:
+        learn.epoch = state['epoch']-1
+        resize.before_epoch()
+        set_run_state(learn, state)
     for learn.epoch in range(start_epoch, learn.n_epoch): learn._with_events(learn._do_epoch, 'epoch', CancelEpochException)
 
-# %% ../nbs/06_learner.ipynb #2be1a097
+# %% ../nbs/06_learner.ipynb #0608d206
+def _checkpointing(learn, name, resume, make_dls, cbs, **settings):
+    "The callback that saves, and the state to go on from"
+    if not name: return None,None
+    with same_random(): dls = make_dls(make_dls.stages[0])
+    stages = [f'{s.size} px, {s.total} epochs, bs={s.bs}, lr={s.lr}, {s.fit}' for s in make_dls.stages]
+    file,plan = checkpoint_file(learn, name),plain(run_plan(learn, dls, cbs, stages=stages, final_valid=make_dls.final_valid, **settings))
+    return Checkpoint(file, plan),load_checkpoint(file, plan, resume)
+
+# %% ../nbs/06_learner.ipynb #0482bb47
+def _plan(learn, n_epoch, sizes, lr_max, bs, fit, get_dls, valid_size, freeze_epochs, pct_start, div, div_final, lr_mult, wd, moms, cbs, check):
+    "The stages, their phases, and the function that makes their data; checked"
+    own = learn.dls
+    if valid_size not in ('stage','final',None): raise ValueError(f"valid_size={valid_size!r}: pass 'stage', 'final' or None")
+    if get_dls is not None and not callable(get_dls): raise ValueError(f"get_dls={get_dls!r}: pass a function of `size` and `bs` that returns `DataLoaders`")
+    if moms is not None and not (isinstance(moms, (tuple,list)) and len(moms)==3 and all(is_number(o) and 0<=o<1 for o in moms)): raise ValueError(f"moms={moms}: pass three momentums from 0 to below 1, as (0.95, 0.85, 0.95)")
+    if wd is not None and not (is_number(wd) and 0<=wd<float('inf')): raise ValueError(f"wd={wd!r}: pass a finite number of at least 0")
+    stages = make_stages(n_epoch, sizes, size=None if sizes or has_stages(n_epoch) else _own_size(learn), bs=get_bs(own) if bs in (None,'auto') else bs, lr_max=lr_max, fit=fit,
+                         freeze_epochs=freeze_epochs, frozen=getattr(learn.opt, 'frozen_idx', 0)>0, lr=_default_lr(learn))
+    phases = stages.phases(pct_start, div, div_final, lr_mult)
+    make_dls = StageData(own, stages, get_dls, final_valid=valid_size=='final' or (valid_size is None and _has_tracker(learn.cbs+cbs)))
+    if check: on_rank0(check_stages, learn, stages, make_dls)
+    return stages,phases,make_dls
+
+# %% ../nbs/06_learner.ipynb #c38c167e
 @patch
 def fit_progressive(self:Learner,
     n_epoch:int|tuple|list, # All the epochs of the run; or, one for each size, the epochs that its fit is given; or a list of `Stage`s
     sizes:list=None, # Sizes in px, smallest first, ints or (height, width); None: up to three that lead to the current one of the `dls`
     lr_max:float|slice|list=None, # Highest lr (`base_lr` for `fine_tune`), one or one for each size; None: `learn.lr`, and a third of it after the first stage
-    bs:int|list=None, # Batch size in images, one or one for each size; None: that of the `dls`
+    bs:int|str|list=None, # Batch size in images, one or one for each size; None: that of the `dls`; 'auto': that, and half of it as often as it does not fit in memory
     fit:str='fine_tune', # How stages after the first train: 'fine_tune', 'fit_one_cycle', or 'single_cycle' over all of them
     get_dls:callable=None, # Function of `size` and `bs` that returns `DataLoaders`; None: `learn.dls.at_size`
     valid_size:str=None, # Validate at the size of the 'stage' or at the 'final' one; None: 'final' if a `TrackerCallback` compares epochs, else 'stage'
@@ -193,33 +250,58 @@ def fit_progressive(self:Learner,
     cbs:list=None, # Callbacks for this run
     reset_opt:bool=False, # Start with a new optimizer?
     start_epoch:int=0, # Epoch to start with, of a run whose earlier epochs are already trained
+    checkpoint:str|Path=None, # Save the state of the run at the end of each epoch, in `learn.path/learn.model_dir` under this name
+    resume:bool=False, # Go on from `checkpoint`, if it is there?
+    preflight:bool=None, # Try every size before training, and show what it takes? None: if there is a GPU
+    accumulate:bool=False, # Accumulate gradients to the bs that bs='auto' began with, where it was lowered?
     check:bool=True, # Check data and model at every size before training?
 ):
     "Train through growing image sizes in one fit, as fastbook's chapter 7 does by hand. Raises `ValueError`, before the first batch and with the Learner as it was, if that cannot go well"
-    own = self.dls
-    if valid_size not in ('stage','final',None): raise ValueError(f"valid_size={valid_size!r}: pass 'stage', 'final' or None")
-    if get_dls is not None and not callable(get_dls): raise ValueError(f"get_dls={get_dls!r}: pass a function of `size` and `bs` that returns `DataLoaders`")
-    if moms is not None and (len(moms)!=3 or not all(0<=o<1 for o in moms)): raise ValueError(f"moms={moms}: pass three momentums from 0 to below 1, as (0.95, 0.85, 0.95)")
-    if wd is not None and not 0<=wd<float('inf'): raise ValueError(f"wd={wd}: pass a finite number of at least 0")
-    stages = make_stages(n_epoch, sizes, size=None if sizes or has_stages(n_epoch) else _own_size(self), bs=ifnone(bs, get_bs(own)), lr_max=lr_max, fit=fit,
-                         freeze_epochs=freeze_epochs, frozen=getattr(self.opt, 'frozen_idx', 0)>0, lr=_default_lr(self))
-    if not 0<=start_epoch<stages.n_epoch: raise ValueError(f"start_epoch={start_epoch}: pass one from 0 to {stages.n_epoch-1}, the run has {stages.n_epoch} epochs")
-    phases = stages.phases(pct_start, div, div_final, lr_mult)
-    final_valid = valid_size=='final' or (valid_size is None and _has_tracker(self.cbs+L(cbs)))
-    make_dls = StageData(own, stages, get_dls, final_valid)
-    if check: check_stages(self, stages, make_dls)
+    cbs = L(cbs).map(lambda o: o() if isinstance(o, type) else o)
+    stages,phases,make_dls = _plan(self, n_epoch, sizes, lr_max, bs, fit, get_dls, valid_size, freeze_epochs, pct_start, div, div_final, lr_mult, wd, moms, cbs, check)
+    if not isinstance(start_epoch, int) or not 0<=start_epoch<stages.n_epoch: raise ValueError(f"start_epoch={start_epoch!r}: pass one from 0 to {stages.n_epoch-1}, the run has {stages.n_epoch} epochs")
+    if checkpoint is not None and not (isinstance(checkpoint, (str,Path)) and Path(checkpoint).name): raise ValueError(f"checkpoint={checkpoint!r}: pass a name, or the path of a file")
+    if resume and not checkpoint: raise ValueError("resume=True: pass the `checkpoint` to go on from")
+    if resume and start_epoch: raise ValueError(f"start_epoch={start_epoch}: with resume=True the checkpoint says where to start, pass either")
+    if bs=='auto' or ifnone(preflight, torch.cuda.is_available() and num_distrib()<2):
+        tried = try_stages(self, stages, make_dls, lower_bs=bs=='auto', cbs=cbs)
+        (display if IN_NOTEBOOK else print)(tried)
+        if accumulate and any(a.bs<b.bs for a,b in zip(tried.stages, stages)): cbs = cbs + GradientAccumulation(stages[0].bs)
+        make_dls.stages = stages = tried.stages
     if self.__dict__.get('pretrained') and len(stages)>1: _warn_pretrained()
 
     resize,metrics = ProgressiveResize(stages, phases, make_dls, check),self.metrics
-    with restored(self, cbs):
+    cbs = [resize, ProgressiveSchedule(phases, moms), StageRecorder(stages)] + cbs
+    saver,state = _checkpointing(self, checkpoint, resume, make_dls, cbs, phases=[str(o) for o in phases], moms=moms, wd=wd)
+    if state: start_epoch = stages.n_epoch if state['stopped'] else state['epoch']
+    logs = [o for o in self.cbs if isinstance(o, CSVLogger)] if rank_distrib() else []      # one process writes
+    if rank_distrib(): cbs = [o for o in cbs if not isinstance(o, CSVLogger)]
+    with restored(self, cbs), self.removed_cbs(logs), name_unreadable(self):
         try:
             self.metrics = metrics + ValueMetric(partial(getattr, resize, 'side'), 'size')
-            if start_epoch: self._do_fit = partial(_fit_from, self, start_epoch)
-            self.fit(stages.n_epoch, wd=wd, cbs=[resize, ProgressiveSchedule(phases, moms), StageRecorder(stages)] + L(cbs), reset_opt=reset_opt)
-        except Exception as e:
-            name_unreadable(e, self.dls)
+            if start_epoch: self._do_fit = partial(_fit_from, self, start_epoch, resize, state)
+            self.fit(stages.n_epoch, wd=wd, cbs=cbs + L(saver), reset_opt=reset_opt)
+        except KeyboardInterrupt:
+            if saver and saver.file.exists(): print(f"Interrupted in epoch {self.epoch}: the same call with resume=True goes on from {saver.file}")
             raise
         finally:
             self.metrics = metrics
             self.__dict__.pop('_do_fit', None)
     self.dls = resize.current if resize.index==len(stages)-1 else make_dls.at(stages[-1])     # the latter if the run was stopped early
+
+# %% ../nbs/06_learner.ipynb #f3a8cbdd
+@patch
+@delegates(Learner.fit_progressive)
+def preflight(self:Learner,
+    n_epoch:int|tuple|list, # As `fit_progressive` takes it
+    sizes:list=None, # Sizes in px; None: up to three that lead to the current one of the `dls`
+    seconds:float=2., # Time for each of the measurements, about five for each size, seconds
+    **kwargs
+)->Preflight:
+    "Try every size as `fit_progressive` would with these arguments: time, memory and batch size, without training. The Learner stays as it is"
+    a = inspect.signature(Learner.fit_progressive).bind(self, n_epoch, sizes, **kwargs)
+    a.apply_defaults()
+    args = {k:v for k,v in a.arguments.items() if k in inspect.signature(_plan).parameters}
+    args['cbs'] = L(args['cbs']).map(lambda o: o() if isinstance(o, type) else o)
+    stages,_,make_dls = _plan(self, **args)
+    return try_stages(self, stages, make_dls, lower_bs=args['bs']=='auto', seconds=seconds, cbs=args['cbs'])

@@ -26,4 +26,22 @@ def small_learner(dls, groups=1, frozen=False, **kwargs):
 def weights(learn): return {k: v.detach().clone() for k,v in learn.model.state_dict().items()}
 def same_weights(a, b): return a.keys()==b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
+def new_learner(path, groups, cbs=(), folder=None, num_workers=0, **kwargs):
+    set_seed(3)
+    learn = small_learner(get_dls(48, 8, path, num_workers=num_workers), groups, cbs=list(cbs), lr=3e-3, **kwargs)
+    if folder: folder.mkdir(exist_ok=True); learn.path = folder
+    return learn
+
+def run(learn, fit='fine_tune', **kwargs):
+    "Three sizes, four epochs or more"
+    with learn.no_bar(), learn.no_logging(): learn.fit_progressive([1,2,1], (24,32,48), fit=fit, **kwargs)
+
+class StopAt(Callback):
+    "Interrupt the training at one of its batches"
+    order,run_valid = 10_000,False
+    def __init__(self, n, error=KeyboardInterrupt): self.n,self.error,self.seen = n,error,0
+    def after_batch(self):
+        self.seen += 1
+        if self.seen==self.n: raise self.error
+
 __all__ = [o for o in globals() if not o.startswith(('_','test'))]   # fastai exports functions of these names

@@ -73,6 +73,8 @@ def untrained(learn): learn.add_cb(Untrained())
     (dict(n_epoch=4, moms=(.9,.8)), ['moms=(0.9, 0.8)']),
     (dict(n_epoch=4, wd=-1.), ['wd=-1.0']),
     (dict(n_epoch=4, get_dls=3), ['get_dls=3: pass a function']),
+    (dict(n_epoch=4, wd='a'), ["wd='a'"]),
+    (dict(n_epoch=4, checkpoint=3), ['checkpoint=3: pass a name']),
 ])
 def test_arguments(learn, args, parts):
     with refused(learn, *parts): learn.fit_progressive(**args)
