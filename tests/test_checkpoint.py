@@ -77,7 +77,7 @@ def killed_and_resumed(processes, path, tmp_path, cases):
             return torch.load(folder/'end', weights_only=False),(folder/'end').stat().st_mtime-(folder/'began').stat().st_mtime
         if case not in whole: whole[case],seconds[case] = end(tmp_path/f'whole{i}')
         folder = tmp_path/f'killed{i}'
-        p,moment = start(folder, half_write=half_write),random.random()*seconds[case]
+        p,moment = start(folder, half_write=half_write),random.uniform(.1, 1)*seconds[case]
         if not half_write:
             while not (folder/'began').exists(): time.sleep(.001)
             p.join(moment)

@@ -269,7 +269,7 @@ def test_copies_whole_or_absent(photos, tmp_path, monkeypatch, e, what):
 
 def test_copies_bad_input(photos, tmp_path):
     (photos/'0.jpg').write_bytes(b'no image')
-    with pytest.raises(ValueError, match="1 of 4 files cannot be read as images, such as .*0.jpg"): presize_images(photos, 100, tmp_path/'c', progress=False)
+    with pytest.raises(ValueError, match="0.jpg cannot be read as an image: "): presize_images(photos, 100, tmp_path/'c', progress=False)
     for o in (0,-1,1.5,None):
         with pytest.raises(ValueError, match='positive int'): presize_images(photos, o, tmp_path/'c')
 
