@@ -52,7 +52,7 @@ def show_prediction(
     with learn.no_bar(): pred,_,probs = learn.predict(file)
     print(f"Loaded again, it takes {file.name}, a {file.parent.name!r}, for a {pred!r} ({probs.max():.0%})")
 
-# %% ../nbs/09_cli.ipynb #3155f7bc
+# %% ../nbs/09_cli.ipynb #23d65c9d
 def fit_folder(
     path:Path, # Folder of images
     out:Path, # Folder for the results
@@ -78,9 +78,13 @@ def fit_folder(
         return res
     learn = _learner()
     stages = make_stages(epochs, sizes, size, bs=bs, fit=fit, lr=lr, frozen=getattr(learn.opt, 'frozen_idx', 0)>0)
-    print(f"{stages}\n\nThrough growing sizes:")
-    learn.fit_progressive(epochs, [s.size for s in stages], bs=bs, fit=fit, get_dls=partial(get_dls, path=path, **kwargs), checkpoint=(out/'run').absolute() if checkpoint or resume else None, resume=resume,
-                          preflight=preflight)
+    print(stages)
+    plan = dict(n_epoch=epochs, sizes=[s.size for s in stages], bs=bs, fit=fit, get_dls=partial(get_dls, path=path, **kwargs))
+    tried = learn.preflight(**plan) if ifnone(preflight, torch.cuda.is_available()) else None
+    if tried: print(f"\nTried before training:\n{tried}")
+    print("\nThrough growing sizes:")
+    learn.fit_progressive(**plan, checkpoint=(out/'run').absolute() if checkpoint or resume else None, resume=resume, preflight=False)
+    if tried: print(f"\nIt took {learn.stage_history.seconds.sum():.0f} seconds, predicted were {tried.seconds:.0f}")
     save_run(learn, out)
     runs = dict(progressive=learn.stage_history)
     if compare:
@@ -94,7 +98,7 @@ def fit_folder(
     print(f"history.csv, stages.png and learner.pkl are in {out}")
     return learn,res
 
-# %% ../nbs/09_cli.ipynb #8010e8b7
+# %% ../nbs/09_cli.ipynb #2efa714c
 def run_demo(
     out:Path, # Folder for the results
     sizes:list=(40,64), # Sizes, px
@@ -105,7 +109,7 @@ def run_demo(
     "Train on `glyphs` through growing sizes, under one cycle, and at the final size throughout"
     path = glyphs()
     print(f"{len(get_image_files(path))} images in {str(path).replace(str(Path.home()), '~')}\n")
-    return fit_folder(path, out, sizes, epochs, compare=True, bs=32, lr=8e-3, fit='single_cycle', seed=seed, learner=partial(folder_learner, widen=0.25),
+    return fit_folder(path, out, sizes, epochs, compare=True, bs=32, lr=8e-3, fit='single_cycle', seed=seed, preflight=True, learner=partial(folder_learner, widen=0.25),
                       num_workers=num_workers, do_flip=False, mult=0, max_zoom=1.)      # the letters are turned and lit already
 
 # %% ../nbs/09_cli.ipynb #eee4bc84

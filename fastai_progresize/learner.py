@@ -7,14 +7,13 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/learner.html.md"""
 # %% auto #0
 __all__ = ['StageData', 'ProgressiveResize', 'ProgressiveSchedule', 'restored']
 
-# %% ../nbs/06_learner.ipynb #27c514fa
+# %% ../nbs/06_learner.ipynb #eee1a0f8
 import inspect
 from copy import copy
 from functools import cache
 from fastai.vision.all import *
 from fastai.callback.training import GradientAccumulation
 from fastcore.imports import IN_NOTEBOOK
-from IPython.display import display
 from .schedule import *
 from .data import *
 from .check import *
@@ -206,7 +205,12 @@ def _fit_from(learn, start_epoch, resize, state):
         set_run_state(learn, state)
     for learn.epoch in range(start_epoch, learn.n_epoch): learn._with_events(learn._do_epoch, 'epoch', CancelEpochException)
 
-# %% ../nbs/06_learner.ipynb #0608d206
+# %% ../nbs/06_learner.ipynb #b4856214
+def _show(o):
+    if not IN_NOTEBOOK: return print(o)
+    from IPython.display import display
+    display(o)
+
 def _checkpointing(learn, name, resume, make_dls, cbs, **settings):
     "The callback that saves, and the state to go on from"
     if not name: return None,None
@@ -230,7 +234,7 @@ def _plan(learn, n_epoch, sizes, lr_max, bs, fit, get_dls, valid_size, freeze_ep
     if check: on_rank0(check_stages, learn, stages, make_dls)
     return stages,phases,make_dls
 
-# %% ../nbs/06_learner.ipynb #c38c167e
+# %% ../nbs/06_learner.ipynb #c813c870
 @patch
 def fit_progressive(self:Learner,
     n_epoch:int|tuple|list, # All the epochs of the run; or, one for each size, the epochs that its fit is given; or a list of `Stage`s
@@ -263,9 +267,10 @@ def fit_progressive(self:Learner,
     if checkpoint is not None and not (isinstance(checkpoint, (str,Path)) and Path(checkpoint).name): raise ValueError(f"checkpoint={checkpoint!r}: pass a name, or the path of a file")
     if resume and not checkpoint: raise ValueError("resume=True: pass the `checkpoint` to go on from")
     if resume and start_epoch: raise ValueError(f"start_epoch={start_epoch}: with resume=True the checkpoint says where to start, pass either")
+    if bs=='auto' and num_distrib()>1: raise ValueError("bs='auto' is for one process: find the bs with `learn.preflight(..., bs='auto')` in one, and pass it")
     if bs=='auto' or ifnone(preflight, torch.cuda.is_available() and num_distrib()<2):
         tried = try_stages(self, stages, make_dls, lower_bs=bs=='auto', cbs=cbs)
-        (display if IN_NOTEBOOK else print)(tried)
+        _show(tried)
         if accumulate and any(a.bs<b.bs for a,b in zip(tried.stages, stages)): cbs = cbs + GradientAccumulation(stages[0].bs)
         make_dls.stages = stages = tried.stages
     if self.__dict__.get('pretrained') and len(stages)>1: _warn_pretrained()

@@ -35,10 +35,10 @@ def unchanged(
             for p,g,r in params: p.grad = g; p.requires_grad_(r)
             for m,o in modes: m.training = o
 
-# %% ../nbs/04_preflight.ipynb #27de5d4a
+# %% ../nbs/04_preflight.ipynb #be5f5d71
 _shaping = (MixedPrecision, MixHandler, GradientAccumulation, GradientClip, ModelToHalf, NonNativeMixedPrecision)
 
-def _probe(learn, dls, cbs):
+def _probe(learn, dls, cbs, unfreeze):
     kept = [o for o in [*learn.cbs,*L(cbs)] if isinstance(o, _shaping)]
     own = [(o, o.__dict__.pop('learn', None)) for o in kept]
     try: copies = deepcopy(kept)
@@ -48,6 +48,7 @@ def _probe(learn, dls, cbs):
     res = Learner(dls, get_model(learn.model), loss_func=learn.loss_func, opt_func=learn.opt_func, lr=1e-8, splitter=learn.splitter, wd=learn.wd, wd_bn_bias=learn.wd_bn_bias, train_bn=learn.train_bn, cbs=copies)
     res.remove_cb(ProgressCallback)
     res.logger = noop
+    if unfreeze: res.unfreeze()
     return res
 
 # %% ../nbs/04_preflight.ipynb #ac87bfa7
@@ -87,7 +88,7 @@ def _epoch_seconds(times, n, skip):
     per = (times[-1]-times[skip])/(len(times)-1-skip) if len(times)-1>skip else times[-1]
     return times[skip] + per*(n-1-skip)
 
-# %% ../nbs/04_preflight.ipynb #bf9a1e5e
+# %% ../nbs/04_preflight.ipynb #0102b781
 def _load_times(dl, seconds):
     began,times = perf_counter(),[]
     for _ in dl:
@@ -101,6 +102,7 @@ def try_stage(
     dls:DataLoaders, # Data of a stage
     seconds:float=2., # Time for each measurement, seconds
     cbs:list=None, # Callbacks of the training
+    unfreeze:bool=False, # Train all layers, also if the body is frozen?
 )->dict: # `model`, `loading`, `epoch` in seconds, `memory` in MiB
     "What an epoch of a stage takes: the model alone, loading alone, and both. Raises `torch.OutOfMemoryError`; `learn` stays as it is"
     with unchanged(learn):
@@ -109,8 +111,7 @@ def try_stage(
         ns,skip = L(dls.loaders).map(len),2*dls.train.fake_l.num_workers
         one = DataLoaders(*([copy_dl(o, num_workers=0).one_batch()]*4 if n else [] for o,n in zip(dls.loaders, ns)))
         alone,both = BatchTimer(float('inf')),BatchTimer(seconds)
-        _probe(learn, one, cbs).fit(1, cbs=alone)
-        _probe(learn, dls, cbs).fit(1, cbs=both)
+        for o,timer in ((one,alone),(dls,both)): _probe(learn, o, cbs, unfreeze).fit(1, cbs=timer)
         loading = [_load_times(o, seconds) for o in dls.loaders]
     res = dict(model=sum(np.median(np.diff(o))*n for o,n in zip(alone.times.values(), ns) if o), loading=sum(_epoch_seconds(o, n, skip) for o,n in zip(loading, ns)),
                epoch=sum(_epoch_seconds(o, n, skip) for o,n in zip(both.times.values(), ns)), memory=max(alone.memory, both.memory))
@@ -143,7 +144,7 @@ def try_bs(
         if stage.bs==1: raise ValueError(f"Not even one image of {short_size(stage.size)} px fits in memory ({error}): pass smaller `sizes`, or a smaller model")
         stage = replace(stage, bs=stage.bs//2)
 
-# %% ../nbs/04_preflight.ipynb #913b030f
+# %% ../nbs/04_preflight.ipynb #b7110221
 class Preflight:
     "What the stages of a run take: a table that shows itself"
     def __init__(self,
@@ -178,9 +179,9 @@ def try_stages(
     **kwargs # Of `try_stage`
 )->Preflight: # Its `stages` have the bs that fit
     "Try every size and bs, the largest first. Raises `ValueError` if one does not fit in memory"
-    res = {}
+    res,unfreeze = {},any(s.fit=='fine_tune' for s in stages)
     for s in sorted(set((replace(s, n_epoch=1, lr=None, fit=None, freeze_epochs=0)) for s in stages), key=lambda s: s.pixels*s.bs, reverse=True):
-        fits,*measured,error = try_bs(learn, s, make_dls, **kwargs)
+        fits,*measured,error = try_bs(learn, s, make_dls, unfreeze=unfreeze, **kwargs)
         if error and not lower_bs:
             raise ValueError(f"bs={s.bs} at {s.size} px does not fit in memory ({error}), bs={fits.bs} does: pass bs={fits.bs} for this size, or bs='auto'")
         res[s.size,s.bs] = fits.bs,*measured

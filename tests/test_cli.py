@@ -1,5 +1,5 @@
 "The commands, as a shell runs them"
-import pytest, subprocess, sys
+import pytest, shutil, subprocess, sys
 from helpers import *
 
 def run(*args, cwd): return subprocess.run([Path(sys.executable).parent/args[0], *map(str, args[1:])], cwd=cwd, capture_output=True, text=True)
@@ -16,6 +16,25 @@ def test_fit(path, tmp_path, args, parts):
     df = pd.read_csv(tmp_path/'res'/'history.csv')
     assert len(df)==(3 if '--compare' in args else 1) and {'size','accuracy','images/s'}<=set(df.columns)
     assert 'Warning' not in r.stderr and 'Traceback' not in r.stderr
+
+def test_fit_killed_and_resumed(path, tmp_path):
+    "A command that is killed goes on with --resume; one with --verify leaves a damaged file out; --preflight tells what it will take"
+    images = tmp_path/'images'
+    shutil.copytree(path, images)
+    (images/'train/A/bad.jpg').write_bytes(b'')
+    cmd = ['progresize-fit', images, '--sizes','24,32', '--epochs','2,3', '--arch','xresnet18', '--bs','8', '--num-workers',0, '--out','res', '--verify','skip']
+    p = subprocess.Popen([Path(sys.executable).parent/cmd[0], *map(str, cmd[1:]), '--checkpoint'], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (tmp_path/'res/run.ckpt').exists() and p.poll() is None: time.sleep(.01)
+    p.kill()
+    p.wait()
+    saved = torch.load(tmp_path/'res/run.ckpt', weights_only=True)['epoch']
+    assert 0<saved<6
+    r = run(*cmd, '--resume', '--preflight', cwd=tmp_path)
+    assert r.returncode==0, r.stderr
+    assert 'Tried before training' in r.stdout and 'predicted were' in r.stdout
+    assert list(pd.read_csv(tmp_path/'res/history.csv').epoch)==list(range(6))
+    r = run(*cmd[:-1], 'error', cwd=tmp_path)
+    assert r.returncode==1 and 'bad.jpg cannot be read as an image' in r.stderr
 
 @pytest.mark.parametrize('args,says', [
     (['--arch','resnet1'], "arch='resnet1' is no model of fastai or torchvision"),
