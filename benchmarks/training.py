@@ -68,7 +68,7 @@ def seeds(pairs):
         yield dict(measure=f'{k}, {pairs} seeds', what=f'difference {(b-a).mean():+.4f}, its standard error {(b-a).sem():.4f}', target='not worse', book=a.mean(), ours=b.mean())
 
 def pixels(pairs):
-    dls,n = partial(get_dls, path=photos(200, 60), num_workers=workers),6
+    dls,n = partial(get_dls, path=photos(600, 60), num_workers=workers),6
     stages = make_stages(n, default_sizes(128), bs=bs, fit='single_cycle')
     rows = []
     for i in range(pairs):

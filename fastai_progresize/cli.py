@@ -98,19 +98,20 @@ def fit_folder(
     print(f"history.csv, stages.png and learner.pkl are in {out}")
     return learn,res
 
-# %% ../nbs/09_cli.ipynb #2efa714c
+# %% ../nbs/09_cli.ipynb #0171c9fd
 def run_demo(
     out:Path, # Folder for the results
     sizes:list=(40,64), # Sizes, px
     epochs:int=8, # Epochs of each of the two runs
     seed:int=42, # Seed of the training
     num_workers:int=None, # Processes that load images
+    **kwargs # `checkpoint` and `resume` of `fit_folder`
 )->tuple: # The trained Learner, and the table of `compare_runs`
     "Train on `glyphs` through growing sizes, under one cycle, and at the final size throughout"
     path = glyphs()
     print(f"{len(get_image_files(path))} images in {str(path).replace(str(Path.home()), '~')}\n")
     return fit_folder(path, out, sizes, epochs, compare=True, bs=32, lr=8e-3, fit='single_cycle', seed=seed, preflight=True, learner=partial(folder_learner, widen=0.25),
-                      num_workers=num_workers, do_flip=False, mult=0, max_zoom=1.)      # the letters are turned and lit already
+                      num_workers=num_workers, do_flip=False, mult=0, max_zoom=1., **kwargs)      # the letters are turned and lit already
 
 # %% ../nbs/09_cli.ipynb #eee4bc84
 @contextmanager
@@ -128,7 +129,7 @@ def _numbers(name, s):
     try: return [tuple(map(int, o.split('x'))) if 'x' in o else int(o) for o in str(s).split(',')]
     except ValueError: raise ValueError(f"{name}={s!r}: pass numbers with commas between them, as 128,224")
 
-# %% ../nbs/09_cli.ipynb #567038f1
+# %% ../nbs/09_cli.ipynb #e7296eb0
 @call_parse
 def progresize_demo(
     out:Path='progresize-demo', # Folder for the results
@@ -136,9 +137,11 @@ def progresize_demo(
     epochs:int=8, # Epochs of each of the two runs
     seed:int=42, # Seed of the training
     num_workers:int=None, # Processes that load images
+    checkpoint:store_true=False, # Save the state of the first run in `out` at the end of each epoch
+    resume:store_true=False, # Go on from that, if it is there
 ):
     "Draw sample images, train on them through growing sizes and at the final size throughout, and compare"
-    with one_line('progresize-demo'): run_demo(Path(out), _numbers('sizes', sizes), epochs, seed, num_workers)
+    with one_line('progresize-demo'): run_demo(Path(out), _numbers('sizes', sizes), epochs, seed, num_workers, checkpoint=checkpoint, resume=resume)
 
 # %% ../nbs/09_cli.ipynb #ad2a3ff3
 @call_parse
