@@ -180,7 +180,7 @@ def try_stages(
 )->Preflight: # Its `stages` have the bs that fit
     "Try every size and bs, the largest first. Raises `ValueError` if one does not fit in memory"
     res,unfreeze = {},any(s.fit=='fine_tune' for s in stages)
-    for s in sorted(set((replace(s, n_epoch=1, lr=None, fit=None, freeze_epochs=0)) for s in stages), key=lambda s: s.pixels*s.bs, reverse=True):
+    for s in sorted({replace(s, n_epoch=1, lr=None, fit=None, freeze_epochs=0) for s in stages}, key=lambda s: s.pixels*s.bs, reverse=True):
         fits,*measured,error = try_bs(learn, s, make_dls, unfreeze=unfreeze, **kwargs)
         if error and not lower_bs:
             raise ValueError(f"bs={s.bs} at {s.size} px does not fit in memory ({error}), bs={fits.bs} does: pass bs={fits.bs} for this size, or bs='auto'")

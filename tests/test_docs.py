@@ -1,5 +1,5 @@
 "Every public function and class says what it does and what its arguments are"
-import importlib, inspect, pytest
+import importlib, inspect, json, pytest, re
 from dataclasses import is_dataclass
 from pathlib import Path
 from fastcore.docments import docments
@@ -7,7 +7,7 @@ from fastai.vision.all import DataLoaders, Learner
 
 root = Path(__file__).parent.parent
 modules = [importlib.import_module(f'fastai_progresize.{o.stem}') for o in sorted((root/'fastai_progresize').glob('*.py')) if o.stem not in ('__init__','_modidx','all')]
-public = [getattr(m, o) for m in modules for o in m.__all__] + [Learner.fit_progressive, Learner.plot_stages, DataLoaders.at_size]
+public = [getattr(m, o) for m in modules for o in m.__all__] + [Learner.fit_progressive, Learner.preflight, Learner.plot_stages, DataLoaders.at_size]
 
 @pytest.mark.parametrize('f', [o for o in public if callable(o)], ids=lambda o: o.__qualname__)
 def test_docments(f):
@@ -25,3 +25,11 @@ def test_all_modules_are_in_all():
     for m in modules:
         if m.__name__.endswith('cli'): continue
         for o in m.__all__: assert hasattr(a, o), o
+
+def test_no_paths_of_a_machine():
+    "What a notebook has printed tells nothing of where it ran"
+    for p in (root/'nbs').rglob('*.ipynb'):
+        for c in json.loads(p.read_text())['cells']:
+            for o in c.get('outputs', []):
+                text = ''.join(o.get('text', [])) + ''.join(''.join(v) for k,v in o.get('data', {}).items() if k.startswith('text/'))
+                assert not re.findall(r"(?:^|[\s'\"(=])/(?:tmp|home|root|usr|opt|mnt|Users)/\S*", text), (p.name, text)
