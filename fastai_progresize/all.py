@@ -9,3 +9,4 @@ from fastai_progresize.preflight import *
 from fastai_progresize.checkpoint import *
 from fastai_progresize.learner import *
 from fastai_progresize.samples import *
+from fastai_progresize.book import *

@@ -6,7 +6,7 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/check.html.md"""
 
 # %% auto #0
 __all__ = ['image_file', 'image_files', 'name_unreadable', 'item_keys', 'SplitCheck', 'get_norm', 'check_same', 'check_images',
-           'fits_size', 'eval_mode', 'check_batch', 'call_get_dls', 'check_stages', 'on_rank0']
+           'fits_size', 'eval_mode', 'check_batch', 'call_get_dls', 'check_stages', 'on_rank0', 'show_stages']
 
 # %% ../nbs/02_check.ipynb #b8e68c07
 import hashlib, inspect, traceback
@@ -228,3 +228,27 @@ def on_rank0(
         except ValueError as e: found = [str(e)]
     torch.distributed.broadcast_object_list(found)
     if found[0]: raise ValueError(found[0])
+
+# %% ../nbs/02_check.ipynb #46425504
+def show_stages(
+    get_dls:callable, # Function of `size` and `bs` that returns `DataLoaders`, or `DataLoaders` that are to be shown `at_size`
+    sizes:list, # Sizes in px, ints or (height, width)
+    n:int=3, # Number of images
+    ds_idx:int=0, # 0: as training gets them, augmented; 1: as validation does
+    figsize:tuple=None, # Size of the figure, inches; None: by the number of images
+)->np.ndarray: # matplotlib axes, a row an image, a column a size
+    "Show the same images at every size, with what belongs to them in the image, such as masks and points"
+    if not sizes or n<1: raise ValueError(f"sizes={sizes}, n={n}: pass at least one size, and one image or more")
+    make = get_dls.at_size if isinstance(get_dls, DataLoaders) else partial(call_get_dls, get_dls)
+    fig,axs = plt.subplots(n, len(sizes), figsize=figsize or (2.2*len(sizes), 2.2*n), squeeze=False, layout='constrained')
+    for size,col in zip(sizes, axs.T):
+        with same_random():     # each size begins with the same random numbers: the same crops, turned alike
+            dl = make(size, n)[ds_idx]
+            items = dl.decode_batch(probe_batch(dl, n), max_n=n)
+        for ax,item in zip(col, items):
+            for o in item:
+                if not isinstance(o, (str,L)): o.show(ctx=ax)
+            ax.set_title('')
+        col[0].set_title(f'{short_size(size)} px')
+        for ax in col: ax.axis('off')
+    return axs

@@ -1,4 +1,4 @@
-"""`progresize-demo` and `progresize-fit`: progressive resizing from the command line
+"""`progresize-demo`, `progresize-fit`, `progresize-book`: progressive resizing from the command line
 
 Docs: https://fastai-progresize.github.io/fastai_progresize/cli.html.md"""
 
@@ -6,7 +6,7 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/cli.html.md"""
 
 # %% auto #0
 __all__ = ['folder_learner', 'save_run', 'show_prediction', 'fit_folder', 'run_demo', 'one_line', 'progresize_demo',
-           'progresize_fit']
+           'progresize_fit', 'show_book', 'progresize_book']
 
 # %% ../nbs/09_cli.ipynb #04a73b74
 import sys, warnings
@@ -171,3 +171,38 @@ def progresize_fit(
         fit_folder(Path(path), Path(out), _numbers('sizes', sizes), epochs if len(epochs)>1 else epochs[0], compare=compare, bs=bs, lr=lr, fit=fit, seed=seed,
                    learner=partial(folder_learner, arch=arch, pretrained=pretrained), presize=presize, cache=cache, num_workers=num_workers,
                    verify={'error':True}.get(verify, verify), checkpoint=checkpoint, resume=resume, preflight=preflight or None)
+
+# %% ../nbs/09_cli.ipynb #db51019c
+def show_book(
+    runs:pd.DataFrame=None, # Rows of `run_experiment`; None: only the book's figures
+)->str:
+    "What was measured beside what the book measured, a line an experiment"
+    if runs is None: return list_experiments().to_string(header=False, index_names=False, na_rep='', formatters=dict(about='{:<66}'.format, accuracy='{:.1%}'.format, seconds=lambda o: f'{o} px' if o else ''))
+    return book_table(runs).to_string(index_names=False, na_rep='', formatters=dict(epochs='{:.0f}'.format, accuracy='{:.1%}'.format, std='{:.3f}'.format, book='{:.1%}'.format))
+
+# %% ../nbs/09_cli.ipynb #563d71b4
+@call_parse
+def progresize_book(
+    *names:str, # Experiments to run, as ch07_progressive; without any, they are listed with the book's figures
+    path:Path=None, # Imagenette on disk: a folder with train and val; if not given, it is downloaded
+    samples:store_true=False, # Train on drawn letters in place of Imagenette, at a quarter of the sizes if there is no --scale
+    seeds:int=1, # Number of runs, seeded 0, 1, ...
+    scale:float=None, # Factor for all sizes, as 0.25
+    epochs:str=None, # Epochs of each stage's fit, one number or one for each, as 4,5
+    bs:int=None, # Batch size of all stages, images
+    subset:int=None, # Take about this many images
+    fast:store_true=False, # Load as fast as this package can, the same images as sharp
+    num_workers:int=None, # Processes that load images
+    out:Path='progresize-book', # Folder for the results; a run that was interrupted goes on from there
+):
+    "Run fastbook's Imagenette experiments (chapters 7 and 14)"
+    with one_line('progresize-book'):
+        if not names: return print(show_book())
+        unknown = set(names)-set(experiments)
+        if unknown: raise ValueError(f"There is no experiment {', '.join(sorted(unknown))}: choose from {', '.join(experiments)}")
+        if samples: path,scale = glyphs(),ifnone(scale, .25)
+        epochs = _numbers('epochs', epochs)
+        res = [run_experiment(o, path, seeds, ifnone(scale, 1.), epochs[0] if epochs and len(epochs)==1 else epochs, bs, subset, fast, num_workers, out) for o in names]
+        print(f"\n{show_book(pd.concat(res))}\n")
+        if samples or any(o is not None for o in (path,scale,epochs,bs,subset)): print("The book's figures are for Imagenette, its sizes and epochs")
+        print(f"results.csv, epochs.csv and runs.png are in the folder of each experiment in {out}")

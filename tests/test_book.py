@@ -1,0 +1,190 @@
+"The book's experiments: each runs, equals what the book does, and goes on where it was stopped"
+import os, pytest, subprocess, sys
+from helpers import *
+from fastai_progresize.book import _files
+
+small = dict(scale=.1, epochs=1, bs=4, subset=12, num_workers=0)
+others = dict(ch07_compute_matched=['ch07_compute_matched_same_pixels','ch07_compute_matched_same_seconds'], ch07_leak=['ch07_leak_new_splits'])
+
+def command(*args, cwd, **env):
+    return subprocess.run([Path(sys.executable).parent/'progresize-book', *map(str, args)], cwd=cwd, capture_output=True, text=True, env={**os.environ, **env})
+
+def test_list(tmp_path):
+    "One a line, thirteen or more, with the book's figures"
+    r = command(cwd=tmp_path)
+    lines = r.stdout.splitlines()
+    assert r.returncode==0 and len(lines)==len(experiments)>=13
+    for o,l in zip(experiments, lines): assert l.startswith(o) and o.startswith(('ch07_','ch14_'))
+    line, = [o for o in lines if o.startswith('ch07_progressive ')]
+    assert '86.3%' in line and '30 s at 128 px, 66 s at 224 px' in line
+    assert {'ch07_compute_matched','ch07_leak'}<=set(experiments)
+
+def check_runs(e, df, out, sizes):
+    assert list(df.run.unique())==[e.name, *others.get(e.name, [])]
+    mine = df[df.run==e.name]
+    assert list(mine['size'].unique())==sizes
+    assert df.train_loss.notna().all() and df.valid_loss.notna().all() and df.accuracy.between(0, 1).all()
+    assert ('tta' in df and 0<=mine.tta.iloc[-1]<=1)==e.tta
+    files = {o.name for o in (first(out.iterdir())).iterdir()}
+    assert {'epochs.csv','results.csv','runs.png'}<=files and ('lr_find.png' in files)==e.lr_find and not any(o.endswith('.ckpt') for o in files)
+    table = pd.read_csv(first(out.iterdir())/'results.csv', index_col=0)
+    assert list(table.index)==list(df.run.unique())
+    assert table.book.iloc[0]==e.accuracy or (e.accuracy is None and np.isnan(table.book.iloc[0]))
+
+@pytest.mark.parametrize('name', experiments)
+def test_on_samples(path, tmp_path, name):
+    "Every entry, a batch or two of each of its stages"
+    e = experiments[name]
+    df = run_experiment(name, path, out=tmp_path, **small)
+    check_runs(e, df, tmp_path, [round(s.size*.1) for s in e.stages])
+    assert len(df[df.run==name])==e.scaled(epochs=1).plan.n_epoch
+
+@pytest.mark.long
+@pytest.mark.parametrize('name', experiments)
+def test_whole_on_samples(tmp_path, name):
+    "Every entry with all of its epochs"
+    e = experiments[name]
+    df = run_experiment(name, glyphs(160, 40), scale=.15, bs=32, subset=120, out=tmp_path)
+    check_runs(e, df, tmp_path, [round(s.size*.15) for s in e.stages])
+    assert len(df[df.run==name])==e.plan.n_epoch
+
+@pytest.fixture(scope='session')
+def imagenette_like(tmp_path_factory):
+    "Photographs in Imagenette's folders, of its sizes, as many as a batch of every stage needs"
+    path,rng,photos = tmp_path_factory.mktemp('imagenette2'),random.Random(42),glyph_photos()
+    for split,n in (('train',140),('val',30)):
+        for i in range(n):
+            folder = path/split/f'n{i%10:08d}'
+            folder.mkdir(parents=True, exist_ok=True)
+            draw_glyph('A', photos, glyph_fonts(), rng, sides=(320,420)).save(folder/f'{i}.jpg')
+    return path
+
+@pytest.mark.long
+@pytest.mark.parametrize('name', experiments)
+def test_full_size(imagenette_like, tmp_path, name):
+    "The command at the book's sizes and batches, one epoch of each stage"
+    e = experiments[name]
+    few = [] if e.by_folder or max(s.bs for s in e.stages)>64 else ['--subset', 85]
+    r = command(name, '--path', imagenette_like, '--epochs', 1, *few, '--out', 'res', cwd=tmp_path)
+    assert r.returncode==0, r.stderr
+    df = pd.read_csv(first((tmp_path/'res').iterdir())/'epochs.csv')
+    assert list(df[df.run==name]['size'].unique())==[s.size for s in e.stages] and df.train_loss.notna().all()
+
+def test_equals_the_book(path, tmp_path):
+    "Chapter 7's progressive training, its cells written out with fastai alone, at a quarter of the sizes and with a split that stays"
+    files = get_image_files(path).sorted()
+    valid = set(experiments['ch07_progressive'].dls(224, 8, path, num_workers=0).valid.items)
+    def book_dls(bs, size):
+        dblock = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=lambda p: files, get_y=parent_label, splitter=FuncSplitter(lambda o: o in valid),
+                           item_tfms=Resize(115), batch_tfms=[*aug_transforms(size=size, min_scale=0.75), Normalize.from_stats(*imagenet_stats)])
+        return dblock.dataloaders(path, bs=bs, num_workers=0)
+    rec = Record()
+    a = Learner(book_dls(16, 32), xresnet50(n_out=10), loss_func=CrossEntropyLossFlat(), metrics=accuracy, cbs=rec)
+    start = weights(a)
+    set_seed(3)
+    a.dls = book_dls(16, 32)
+    a.fit_one_cycle(4, 3e-3)
+    a.dls = book_dls(8, 56)
+    a.fine_tune(5, 1e-3)
+
+    e = experiments['ch07_progressive'].scaled(.25)
+    e = replace(e, stages=tuple(replace(s, bs=s.bs//8) for s in e.stages))
+    assert [(s.size,s.n_epoch,s.bs) for s in e.stages]==[(32,4,16),(56,5,8)] and e.presize==115
+    dls = partial(e.dls, path=path, num_workers=0)
+    b = e.learner(dls(32, 16))
+    assert repr(b.loss_func)==repr(a.loss_func) and b.metrics[0].name==a.metrics[0].name and b.opt_func is a.opt_func and b.wd==a.wd and b.moms==a.moms
+    assert not same_weights(weights(b), start)
+    b.model.load_state_dict(start)
+    b.add_cb(Record())
+    set_seed(3)
+    b.fit_progressive(e.stages, lr_max=e.lr_max, fit=e.fit, get_dls=dls)
+    assert rec.hypers==b.record.hypers and rec.shapes==b.record.shapes
+    assert same_weights(weights(a), weights(b)) and not same_weights(weights(a), start)
+
+def test_resnets():
+    "The book's ResNets are fastai's: a stem of three convolutions, four groups of blocks, one linear layer"
+    a,b = (experiments[o].model(n_out=10) for o in ('ch14_resnet18','ch14_resnet50'))
+    for m,layers,width in ((a,[2,2,2,2],512),(b,[3,4,6,3],2048)):
+        assert [tuple(o[0].weight.shape[:2]) for o in m[:3]]==[(32,3),(32,32),(64,32)]
+        assert [len(o) for o in m[4:8]]==layers
+        assert m[-1].weight.shape==(10,width)
+    convs = [len(list(o for o in experiments[n].model(n_out=10).modules() if isinstance(o, nn.Conv2d))) for n in ('ch14_cnn','ch14_resblock','ch14_deeper')]
+    assert convs==[5, 15, 25]       # two and one to change the channels in each block
+
+def test_fast(path, tmp_path):
+    "The same images, split and batches by the package's own loading"
+    e = experiments['ch07_baseline'].scaled(.25)
+    a,b = (e.dls(56, 8, path, fast=o, num_workers=0) for o in (False,True))
+    assert a.train.items==b.train.items and a.valid.items==b.valid.items and a.vocab==b.vocab
+    assert not any(isinstance(o, Normalize) for d in (a,b) for o in d.after_batch.fs)
+    assert a.one_batch()[0].shape==b.one_batch()[0].shape==(8,3,56,56)
+    df = run_experiment('ch14_resnet50_progressive', path, fast=True, out=tmp_path, **small)
+    assert list(df['size'])==[13,19,22]
+
+def test_leak(path):
+    "With new splits the last one is the same, those before it have images of its validation set to train on"
+    e = experiments['ch07_leak']
+    leaky = first(e.others)(e, None)
+    splits = {(o.name,s): [set(dl.items) for dl in o.dls(s, 4, path, num_workers=0).loaders] for o in (e,leaky) for s in (128,224)}
+    fixed,last,early = splits[e.name,128],splits[leaky.name,224],splits[leaky.name,128]
+    assert splits[e.name,224]==fixed==last
+    assert not fixed[0]&last[1]
+    assert len(early[0]&last[1])>=len(last[1])/2
+
+def test_matched():
+    "As many pixels, and as many seconds, in whole epochs at 224 px"
+    e = experiments['ch07_compute_matched']
+    df = pd.DataFrame(dict(stage=[0]*4+[1]*6, seconds=[3.]*4+[6.]*6))
+    a,b = (f(e, df) for f in e.others)
+    assert [(o.size,o.n_epoch,o.bs) for o in (a.stages[0],b.stages[0])]==[(224,7,64),(224,8,64)]     # 7.3 and 8
+    assert a.plan[0].fit=='fit_one_cycle' and a.plan[0].lr==3e-3
+
+def test_subset(path):
+    "The same share of each folder, the same images each time, every class"
+    a = _files(path, 20)
+    assert a==_files(path, 20) and len(a)==20 and {parent_label(o) for o in a}=={parent_label(o) for o in _files(path)}
+    assert {o.parent.parent.name for o in a}=={'train','val'}
+
+def test_killed_and_resumed(path, tmp_path):
+    "A command that is killed in its second seed goes on, and ends as one that was not"
+    args = ['ch07_progressive', '--path', path, '--scale', .1, '--epochs', '2,3', '--bs', 8, '--seeds', 2, '--num-workers', 0, '--out']
+    p = subprocess.Popen([Path(sys.executable).parent/'progresize-book', *map(str, args), 'a'], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    found = lambda pattern: list((tmp_path/'a').glob(f'*/{pattern}'))
+    while not found('*-1.ckpt') and p.poll() is None: time.sleep(.01)
+    p.kill()
+    p.wait()
+    assert found('*-1.ckpt') and not found('*-1.csv')
+    res = {o: command(*args, o, cwd=tmp_path) for o in 'ab'}
+    assert all(r.returncode==0 for r in res.values()), res['a'].stderr
+    assert 'seed 1: goes on' in res['a'].stdout and 'seed 0' not in res['a'].stdout
+    a,b = (pd.read_csv(first((tmp_path/o).iterdir())/'epochs.csv') for o in 'ab')
+    for k in ('run','seed','epoch','size','train_loss','valid_loss','accuracy'): assert a[k].equals(b[k]), k
+    assert list(a.seed)==[0]*6+[1]*6
+
+def test_no_network(tmp_path):
+    "One line that says what could not be fetched, and what to do"
+    r = command('ch14_cnn', cwd=tmp_path, FASTAI_HOME=str(tmp_path/'home'), https_proxy='http://127.0.0.1:9')
+    line, = r.stderr.strip().splitlines()
+    assert r.returncode==1 and 'imagenette2-160.tgz could not be fetched' in line and '--path' in line and '--samples' in line
+    assert not (tmp_path/'progresize-book').exists()
+
+def test_half_a_download(path, tmp_path):
+    "A folder with some of the images is not taken for Imagenette"
+    half = tmp_path/'home'/'data'/'imagenette2'
+    shutil.copytree(path, half)
+    r = command('ch07_baseline', cwd=tmp_path, FASTAI_HOME=str(tmp_path/'home'), https_proxy='http://127.0.0.1:9')
+    assert r.returncode==1 and f'holds 34 of the 13394 images' in r.stderr and '--path' in r.stderr and 'Traceback' not in r.stderr
+    assert len(get_image_files(half))==34
+
+@pytest.mark.parametrize('args,says', [
+    (['ch07_nothing'], "no experiment ch07_nothing: choose from ch07_baseline"),
+    (['ch07_baseline','--scale',0], 'scale=0.0: pass a factor'),
+    (['ch07_baseline','--epochs','1,2'], 'ch07_baseline has 1 sizes'),
+    (['ch07_baseline','--seeds',0], 'seeds=0: pass the number of runs'),
+    (['ch07_baseline','--subset',0], 'subset=0: pass a number of images'),
+    (['ch07_baseline','--scale',.1], 'bs=64 is above the 27 images'),
+])
+def test_bad_input(path, tmp_path, args, says):
+    r = command(*args, '--path', path, '--num-workers', 0, cwd=tmp_path)
+    line, = r.stderr.strip().splitlines()
+    assert r.returncode==1 and says in line
