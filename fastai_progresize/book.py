@@ -194,17 +194,17 @@ experiments = {o.name: o for o in [
     Experiment('ch14_resnet50_progressive', "the same through 128, 192 and 224 px, one cycle", xresnet50,
                (Stage(128, 10, bs=128), Stage(192, 6, bs=128), Stage(224, 4, bs=128)), fit='single_cycle', **_large)]}
 
-# %% ../nbs/08_book.ipynb #eb23991f
-def _per_size(d): return ', '.join(f'{v:.3g} at {k}' for k,v in (d or {}).items())
+# %% ../nbs/08_book.ipynb #916efacf
+def _per_size(d): return ', '.join(f'{v:.3g} s at {k} px' for k,v in (d or {}).items())
 
 def list_experiments()->pd.DataFrame: # A row an experiment
-    "The experiments and the book's figures: accuracy, and seconds an epoch at each size in px"
-    return pd.DataFrame([dict(name=e.name, about=e.about, accuracy=e.accuracy, seconds=_per_size(e.seconds)) for e in experiments.values()]).set_index('name')
+    "The experiments and the book's figures: accuracy, and the time of an epoch at each size"
+    return pd.DataFrame([dict(name=e.name, about=e.about, accuracy=e.accuracy, epoch=_per_size(e.seconds)) for e in experiments.values()]).set_index('name')
 
-# %% ../nbs/08_book.ipynb #b06ee9b7
+# %% ../nbs/08_book.ipynb #56a5323a
 def _run(e, seed, dls, out):
     "The history of one run; written when it is finished, and read if it is there"
-    file,saved = out/f'{e.name}-{seed}.csv',(out/f'{e.name}-{seed}.ckpt').absolute()
+    file,saved = out/f'{e.name}-{seed}.csv',out.absolute()/f'{e.name}-{seed}.ckpt'
     if file.exists(): return pd.read_csv(file)
     set_seed(seed)
     with same_random(): own = dls(e.stages[0].size, e.stages[0].bs)     # `fit_progressive` makes them again
@@ -214,23 +214,23 @@ def _run(e, seed, dls, out):
         print(f"{e.name}: lr_find suggests {learn.lr_find().valley:.2g}, the book takes {e.lr_max:g}")
         plt.savefig(out/'lr_find.png', dpi=120)
     print(f"{e.name}, seed {seed}{': goes on' if saved.exists() else ''}")
-    learn.fit_progressive(e.stages, lr_max=e.lr_max, fit=e.fit, get_dls=dls, check=not e.leak, checkpoint=saved, resume=saved.exists())
+    learn.fit_progressive(e.stages, lr_max=e.lr_max, fit=e.fit, get_dls=dls, check=not e.leak, checkpoint=saved.with_suffix(''), resume=saved.exists())
     df = learn.stage_history.assign(run=e.name, seed=seed, book=e.accuracy, book_seconds=_per_size(e.seconds))
     if e.tta: df.loc[df.index[-1],'tta'] = accuracy(*learn.tta()).item()
     with whole_file(file) as f: df.to_csv(f, index=False)
     saved.unlink()
     return df
 
-# %% ../nbs/08_book.ipynb #ae62db49
+# %% ../nbs/08_book.ipynb #a1acb075
 def book_table(
     df:pd.DataFrame, # From `run_experiment`, or several of them, one below the other
 )->pd.DataFrame: # A row an experiment
-    "Accuracy of each experiment, its mean and standard deviation over the seeds, and mean seconds an epoch at each size in px, beside the book's"
+    "Accuracy of each experiment, its mean and standard deviation over the seeds, and the mean time of an epoch at each size, beside the book's"
     last = df.groupby(['run','seed'], sort=False).last()
     acc = (last.tta.fillna(last.accuracy) if 'tta' in last else last.accuracy).groupby('run', sort=False)
     res = pd.DataFrame({'seeds': acc.size(), 'epochs': (last.epoch+1).groupby('run', sort=False).mean(), 'accuracy': acc.mean(), 'std': acc.std(), 'book': last.book.groupby('run', sort=False).first()})
-    res['s/epoch'] = [_per_size(g.groupby('size', sort=False).seconds.mean()) for _,g in df.groupby('run', sort=False)]
-    res['book s/epoch'] = [g.book_seconds.fillna('').iloc[0] for _,g in df.groupby('run', sort=False)]
+    res['an epoch'] = [_per_size(dict(g.groupby('size', sort=False).seconds.mean())) for _,g in df.groupby('run', sort=False)]
+    res['book: an epoch'] = [g.book_seconds.fillna('').iloc[0] for _,g in df.groupby('run', sort=False)]
     return res
 
 def plot_runs(

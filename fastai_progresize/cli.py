@@ -172,12 +172,12 @@ def progresize_fit(
                    learner=partial(folder_learner, arch=arch, pretrained=pretrained), presize=presize, cache=cache, num_workers=num_workers,
                    verify={'error':True}.get(verify, verify), checkpoint=checkpoint, resume=resume, preflight=preflight or None)
 
-# %% ../nbs/09_cli.ipynb #db51019c
+# %% ../nbs/09_cli.ipynb #78ec492d
 def show_book(
     runs:pd.DataFrame=None, # Rows of `run_experiment`; None: only the book's figures
 )->str:
     "What was measured beside what the book measured, a line an experiment"
-    if runs is None: return list_experiments().to_string(header=False, index_names=False, na_rep='', formatters=dict(about='{:<66}'.format, accuracy='{:.1%}'.format, seconds=lambda o: f'{o} px' if o else ''))
+    if runs is None: return list_experiments().to_string(header=False, index_names=False, na_rep='', formatters=dict(about='{:<66}'.format, accuracy='{:.1%}'.format))
     return book_table(runs).to_string(index_names=False, na_rep='', formatters=dict(epochs='{:.0f}'.format, accuracy='{:.1%}'.format, std='{:.3f}'.format, book='{:.1%}'.format))
 
 # %% ../nbs/09_cli.ipynb #563d71b4

@@ -1,5 +1,6 @@
 "The book's experiments: each runs, equals what the book does, and goes on where it was stopped"
 import os, pytest, subprocess, sys
+from dataclasses import replace
 from helpers import *
 from fastai_progresize.book import _files
 
@@ -73,9 +74,9 @@ def test_full_size(imagenette_like, tmp_path, name):
 def test_equals_the_book(path, tmp_path):
     "Chapter 7's progressive training, its cells written out with fastai alone, at a quarter of the sizes and with a split that stays"
     files = get_image_files(path).sorted()
-    valid = set(experiments['ch07_progressive'].dls(224, 8, path, num_workers=0).valid.items)
+    split = [[files.index(o) for o in dl.items] for dl in experiments['ch07_progressive'].dls(224, 8, path, num_workers=0).loaders]
     def book_dls(bs, size):
-        dblock = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=lambda p: files, get_y=parent_label, splitter=FuncSplitter(lambda o: o in valid),
+        dblock = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=lambda p: files, get_y=parent_label, splitter=lambda o: split,
                            item_tfms=Resize(115), batch_tfms=[*aug_transforms(size=size, min_scale=0.75), Normalize.from_stats(*imagenet_stats)])
         return dblock.dataloaders(path, bs=bs, num_workers=0)
     rec = Record()
@@ -105,8 +106,8 @@ def test_resnets():
     "The book's ResNets are fastai's: a stem of three convolutions, four groups of blocks, one linear layer"
     a,b = (experiments[o].model(n_out=10) for o in ('ch14_resnet18','ch14_resnet50'))
     for m,layers,width in ((a,[2,2,2,2],512),(b,[3,4,6,3],2048)):
-        assert [tuple(o[0].weight.shape[:2]) for o in m[:3]]==[(32,3),(32,32),(64,32)]
-        assert [len(o) for o in m[4:8]]==layers
+        assert [tuple(o[0].weight.shape[:2]) for o in list(m)[:3]]==[(32,3),(32,32),(64,32)]
+        assert [len(o) for o in list(m)[4:8]]==layers
         assert m[-1].weight.shape==(10,width)
     convs = [len(list(o for o in experiments[n].model(n_out=10).modules() if isinstance(o, nn.Conv2d))) for n in ('ch14_cnn','ch14_resblock','ch14_deeper')]
     assert convs==[5, 15, 25]       # two and one to change the channels in each block
@@ -142,7 +143,7 @@ def test_matched():
 def test_subset(path):
     "The same share of each folder, the same images each time, every class"
     a = _files(path, 20)
-    assert a==_files(path, 20) and len(a)==20 and {parent_label(o) for o in a}=={parent_label(o) for o in _files(path)}
+    assert a==_files(path, 20) and 15<=len(a)<=25 and {parent_label(o) for o in a}=={parent_label(o) for o in _files(path)}
     assert {o.parent.parent.name for o in a}=={'train','val'}
 
 def test_killed_and_resumed(path, tmp_path):
@@ -182,7 +183,7 @@ def test_half_a_download(path, tmp_path):
     (['ch07_baseline','--epochs','1,2'], 'ch07_baseline has 1 sizes'),
     (['ch07_baseline','--seeds',0], 'seeds=0: pass the number of runs'),
     (['ch07_baseline','--subset',0], 'subset=0: pass a number of images'),
-    (['ch07_baseline','--scale',.1], 'bs=64 is above the 27 images'),
+    (['ch07_baseline','--scale',.1], 'bs=64 at 22 px is above the 28 images'),
 ])
 def test_bad_input(path, tmp_path, args, says):
     r = command(*args, '--path', path, '--num-workers', 0, cwd=tmp_path)

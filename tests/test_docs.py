@@ -33,3 +33,17 @@ def test_no_paths_of_a_machine():
             for o in c.get('outputs', []):
                 text = ''.join(o.get('text', [])) + ''.join(''.join(v) for k,v in o.get('data', {}).items() if k.startswith('text/'))
                 assert not re.findall(r"(?:^|[\s'\"(=])/(?:tmp|home|root|usr|opt|mnt|Users)/\S*", text), (p.name, text)
+
+patched = {'fit_progressive','preflight','plot_stages','at_size'}
+
+def lessons():
+    "The code that the notebooks run and do not export"
+    cells = [c for p in (root/'nbs').rglob('*.ipynb') for c in json.loads(p.read_text())['cells'] if c['cell_type']=='code']
+    srcs = [''.join(c['source']) for c in cells]
+    return '\n'.join(o for o in srcs if not re.search(r'^#\|\s*(export|exporti|eval:\s*false|notest|slow|cuda)', o, re.M))
+
+def test_lessons():
+    "Every public name is in code that some notebook runs"
+    code = lessons()
+    missing = [o for m in modules for o in m.__all__ if not re.search(rf'\b{o}\b', code)] + [o for o in patched if f'.{o}(' not in code]
+    assert not missing, missing
