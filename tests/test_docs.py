@@ -6,7 +6,7 @@ from fastcore.docments import docments
 from fastai.vision.all import DataLoaders, Learner
 
 root = Path(__file__).parent.parent
-modules = [importlib.import_module(f'fastai_progresize.{o.stem}') for o in sorted((root/'fastai_progresize').glob('*.py')) if o.stem not in ('__init__','_modidx','all')]
+modules = [importlib.import_module(f'fastai_progresize.{o.stem}') for o in sorted((root/'fastai_progresize').glob('*.py')) if o.stem[0]!='_' and o.stem!='all']
 public = [getattr(m, o) for m in modules for o in m.__all__] + [Learner.fit_progressive, Learner.preflight, Learner.plot_stages, DataLoaders.at_size]
 
 @pytest.mark.parametrize('f', [o for o in public if callable(o)], ids=lambda o: o.__qualname__)
