@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PYTHONWARNINGS ?= ignore
 export OMP_WAIT_POLICY ?= passive# threads that wait leave the cores to the processes that load
 
-.PHONY: demo test test-long bench notebooks readme clean
+.PHONY: demo test test-long bench notebooks readme docs clean
 .DELETE_ON_ERROR:
 
 .venv/bin/python:
@@ -38,5 +38,8 @@ notebooks: .venv/.dev           # run the notebooks and save their outputs
 readme: .venv/.dev              # write README.md from nbs/index.ipynb
 	$(BIN)/python tools/readme.py
 
+docs: .venv/.dev                # build the site into _docs
+	$(BIN)/python tools/docs.py
+
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv build dist *.egg-info _docs _proc
