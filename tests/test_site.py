@@ -1,0 +1,141 @@
+"The site: every link and image of every page, tables of parameters, search, and the width of a phone"
+import inspect, posixpath, pytest, re, shutil, subprocess, sys, threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urldefrag
+
+for o in ('smalldocs','bs4','playwright'): pytest.importorskip(o, reason=f'{o} is not installed: pip install -e .[dev], on Python 3.11 or later')
+from bs4 import BeautifulSoup
+from playwright.sync_api import sync_playwright
+from fastai_progresize._modidx import d
+from test_docs import public
+
+root = Path(__file__).parent.parent
+chromium = shutil.which('chromium') or shutil.which('google-chrome')
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory):
+    "Folder of the site, with links that work in it"
+    out = tmp_path_factory.mktemp('site')
+    r = subprocess.run([sys.executable, 'tools/docs.py', '--local', '--out', str(out)], cwd=root, capture_output=True, text=True)
+    assert r.returncode==0, r.stdout+r.stderr
+    return out
+
+@pytest.fixture(scope='module')
+def pages(site):
+    "The parsed pages by name"
+    return {p.relative_to(site).as_posix(): BeautifulSoup(p.read_text(encoding='utf-8'), 'html.parser') for p in sorted(site.rglob('*.html'))}
+
+def refs(soup): return [o.get('href', o.get('src')) for o in soup.select('a[href], link[href], img[src], script[src]')]
+def is_outside(o): return re.match(r'[a-z]+:|//', o)
+
+def test_every_notebook_is_a_page(pages):
+    nbs = [o.relative_to(root/'nbs') for o in (root/'nbs').rglob('*.ipynb') if not any(p[0] in '._' for p in o.relative_to(root/'nbs').parts)]
+    names = {o.with_name(re.sub(r'^\d+[a-z]*_', '', o.stem)+'.html').as_posix() for o in nbs}
+    assert names==set(pages)
+    side = [posixpath.normpath(o['href']) for o in pages['index.html'].select('#quarto-sidebar a.sidebar-link[href]')]
+    assert side[0]=='index.html' and set(side)==names
+    assert side.index('tutorials/speed.html') < side.index('schedule.html') < side.index('image.html') < side.index('data.html') < side.index('cli.html')
+
+def test_links_and_images(site, pages):
+    bad = []
+    for name,soup in pages.items():
+        for o in refs(soup):
+            if is_outside(o): continue
+            path,anchor = map(unquote, urldefrag(o))
+            target = posixpath.normpath(posixpath.join(posixpath.dirname(name), path)) if path else name
+            if (site/target).is_dir(): target = posixpath.normpath(posixpath.join(target, 'index.html'))
+            if not (site/target).is_file(): bad.append((name, o))
+            elif anchor and not pages[target].find(id=anchor): bad.append((name, o))
+    assert not bad, bad
+
+def test_nothing_comes_from_outside(pages):
+    "The site can be read without internet"
+    assert not [(k,o) for k,v in pages.items() for o in v.select('script[src], img[src], link[rel=stylesheet]') if re.match('(https?:)?//', o.get('href', o.get('src')))]
+
+def table_of(soup, id):
+    "Cells of the table of parameters under the heading with this id"
+    return {r[0]: r[1:] for r in ([c.text for c in o.select('td')] for o in soup.find(id=id).parent.select('table tr')) if r}
+
+symbols = {k: v for o in d['syms'].values() for k,(v,_) in o.items()}
+
+@pytest.mark.parametrize('f', [o for o in public if inspect.isroutine(o) or isinstance(o, type)], ids=lambda o: o.__qualname__)
+def test_parameter_tables(pages, f):
+    "Every public function and class has its parameters in a table"
+    page,id = next(v for k,v in symbols.items() if re.fullmatch(rf'fastai_progresize\.\w+\.{f.__qualname__}', k)).split('#')
+    own = [k for k,p in inspect.signature(f).parameters.items() if p.kind not in (p.VAR_KEYWORD,p.VAR_POSITIONAL) and k!='self']
+    assert set(own) <= set(table_of(pages[page], id))
+
+def test_docment_of_n_epoch(pages):
+    rows = table_of(pages['learner.html'], 'learner.fit_progressive')
+    assert rows['n_epoch'][:1]==['int | tuple | list'] and rows['n_epoch'][-1].startswith('All the epochs of the run')
+    assert rows['fit'][:2]==['str', 'fine_tune']
+
+@pytest.mark.parametrize('page,text,url', [('index.html','Learner','https://docs.fast.ai/learner.html#learner'), ('learner.html','CSVLogger','https://docs.fast.ai/callback.progress.html#csvlogger'),
+    ('learner.html','fine_tune','https://docs.fast.ai/callback.schedule.html#learner.fine_tune'), ('preflight.html','fit_progressive','learner.html#learner.fit_progressive')])
+def test_symbols_are_links(pages, page, text, url):
+    links = [o for o in pages[page].select('main a') if o.text==text and o.find('code')]
+    assert links and {o['href'] for o in links}=={url}
+
+def test_front_page(pages):
+    main = pages['index.html'].find('main')
+    assert len(main.select('.cell-output img'))>=2 and len(main.select('.cell-output table'))>=2
+
+def test_llms(site, pages):
+    "Plain text for language models: an index of all pages, and a copy of each"
+    text = (site/'llms.txt').read_text()
+    for o in pages: assert f'/{o}.md)' in text and (site/f'{o}.md').exists(), o
+
+@pytest.fixture(scope='module')
+def browser():
+    if not chromium: pytest.skip('no chromium to look at the site with: apt-get install chromium')
+    with sync_playwright() as p:
+        b = p.chromium.launch(executable_path=chromium, args=['--no-sandbox'])
+        yield b
+        b.close()
+
+class Handler(SimpleHTTPRequestHandler):
+    def log_message(self, *args): pass
+
+@pytest.fixture(scope='module')
+def url(site):
+    server = ThreadingHTTPServer(('127.0.0.1', 0), partial(Handler, directory=site))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f'http://127.0.0.1:{server.server_port}/'
+    server.shutdown()
+
+@pytest.fixture(params=[1280,390], ids='wide phone'.split())
+def tab(browser, url, request):
+    "A tab of the browser, wide or as a phone's, that fails on errors and on requests to elsewhere"
+    tab,bad = browser.new_page(base_url=url, viewport={'width':request.param, 'height':844}),[]
+    tab.on('console', lambda o: bad.append(o.text) if o.type in ('error','warning') else None)
+    tab.on('pageerror', lambda o: bad.append(str(o)))
+    tab.on('request', lambda o: None if o.url.startswith((url,'data:')) else bad.append(o.url))
+    yield tab
+    tab.close()
+    assert not bad, bad
+
+# what is wider than the window and not in a box that scrolls
+WIDE = """[...document.querySelectorAll('body *')].filter(o => {
+    if (o.getBoundingClientRect().right <= innerWidth+1 || !o.checkVisibility()) return false
+    for (let p = o.parentElement; p; p = p.parentElement) if (/auto|scroll|hidden/.test(getComputedStyle(p).overflowX)) return false
+    return true }).map(o => o.outerHTML.slice(0, 200))"""
+
+def test_pages_in_browser(tab, pages):
+    for o in pages:
+        assert tab.goto(o).ok
+        assert tab.evaluate('document.documentElement.scrollWidth - innerWidth')<=0, f'{o} scrolls to the side'
+        assert not (wide := tab.evaluate(WIDE)), (o, wide)
+        assert tab.evaluate('[...document.images].every(o => o.complete && o.naturalWidth)'), f'{o} lacks an image'
+
+@pytest.mark.parametrize('word', ['fit_progressive','at_size','leak'])
+def test_search(tab, word):
+    tab.goto('learner.html')
+    if tab.viewport_size['width']<992: tab.locator('.navbar-toggler').click()
+    tab.locator('.smalldocs-search input:visible').fill(word)
+    first = tab.locator('.search-result').first
+    first.wait_for(timeout=5000)
+    assert word in first.inner_text().lower()
+    first.click()
+    assert word in tab.locator('main').inner_text().lower()
