@@ -8,8 +8,8 @@ from nbdev.showdoc import BasicMarkdownRenderer
 
 def _exported(sym):
     "`sym` of the module that has it: a dataclass of a notebook has no source to read docments from"
-    _,py,_ = NbdevLookup()[sym.__name__]
-    return getattr(import_module(py.removesuffix('.py').replace('/', '.')), sym.__name__)
+    found = NbdevLookup()[sym.__name__]
+    return getattr(import_module(found[1].removesuffix('.py').replace('/', '.')), sym.__name__) if found else sym
 
 class TableRenderer(BasicMarkdownRenderer):
     "The signature, what it does, and a table of its parameters"
@@ -17,6 +17,7 @@ class TableRenderer(BasicMarkdownRenderer):
         super().__init__(sym, maxline=72, **kwargs)
         self.nm = self.nm.replace('__', r'\_\_')
         self.table = DocmentTbl(_exported(self.sym) if isdataclass(self.sym) else self.sym)
+        self.table.params = [k for k in self.table.params if self.table.dm[k].docment!=empty]     # not a bare `kwargs`
         if isinstance(self.dm, DocmentText):
             for o in self.dm.dm.values(): o.update(anno=empty, docment=None)    # they are in the table
 

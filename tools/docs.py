@@ -32,7 +32,8 @@ class NbSite(Site):
 
     def copy_assets(self, nav):
         super().copy_assets(nav)
-        for f in self.out.rglob('themes/*.css'): f.write_text(re.sub(r'@import url\(https?:[^)]*\);', '', f.read_text()))    # nothing from elsewhere
+        for f in self.out.rglob('themes/*.css'):    # no fonts from elsewhere
+            f.write_text(re.sub(r'@import url\(https?:[^)]*\);', '', f.read_text(encoding='utf-8')), encoding='utf-8')
 
     def problems(self): return [o for o in self.warnings if not _no_problem.match(o)]
 
@@ -46,7 +47,7 @@ def main(
     out = Path(out or cfg.doc_path).absolute()
     if out.exists() and any(out.iterdir()) and not (out/'site_libs').exists(): sys.exit(f'{out} is there and is not a site')
     refresh_quarto_yml()
-    src = proc_nbs(force=True)
+    src = proc_nbs(force=True, n_workers=1)     # one import of fastai for all pages
     with TemporaryDirectory(dir=src, prefix='_') as tmp:
         tmp = Path(tmp)/'site'
         site = NbSite(src, tmp, cfg.doc_url if local else None)
