@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PYTHONWARNINGS ?= ignore
 export OMP_WAIT_POLICY ?= passive# threads that wait leave the cores to the processes that load
 
-.PHONY: demo test test-long bench notebooks readme docs clean
+.PHONY: demo test test-long bench evidence notebooks readme docs clean
 .DELETE_ON_ERROR:
 
 .venv/bin/python:
@@ -30,6 +30,9 @@ test-long: .venv/.dev           # the tests that take minutes
 
 bench: .venv/.dev               # measure
 	for o in overhead loading interpolation training switching; do $(BIN)/python benchmarks/$$o.py || exit 1; done
+
+evidence: .venv/.dev            # progressive resizing against the final size throughout, under an hour on 2 cores
+	$(BIN)/python benchmarks/evidence.py
 
 notebooks: .venv/.dev           # run the notebooks and save their outputs
 	$(BIN)/nbdev-export

@@ -52,7 +52,7 @@ def plot(df):
 @call_parse
 def main(
     seeds:int=5, # Number of seeds
-    epochs:int=10, # Epochs of each run, but of those with as many seconds
+    epochs:int=8, # Epochs of each run, but of those with as many seconds
     sizes:str='40,64', # Sizes, px
     bs:int=32, # Batch size, images
     num_workers:int=2, # Processes that load images
