@@ -4,7 +4,7 @@ from dataclasses import replace
 from helpers import *
 from fastai_progresize.book import _files
 
-small = dict(scale=.1, epochs=1, bs=4, subset=12, num_workers=0)
+small = dict(scale=.1, epochs=1, bs=8, subset=16, num_workers=0)
 others = dict(ch07_compute_matched=['ch07_compute_matched_same_pixels','ch07_compute_matched_same_seconds'], ch07_leak=['ch07_leak_new_splits'])
 
 def command(*args, cwd, **env):
