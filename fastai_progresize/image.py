@@ -6,7 +6,7 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/image.html.md"""
 
 # %% auto #0
 __all__ = ['ScaledImage', 'ScaledImageBW', 'ReadImage', 'read_scaled', 'file_fault', 'find_faults', 'raise_faults', 'check_files',
-           'presized_file', 'presize_images']
+           'presize_images']
 
 # %% ../nbs/00a_image.ipynb #9da7ec7b
 import errno, hashlib, threading
@@ -47,7 +47,7 @@ class ScaledImage(PILImage):
     ):
         "An image from `fn`"
         if not isinstance(fn, (str,Path)) or kwargs: return super().create(fn, **kwargs)
-        copy_fn = presized_file(fn, cache) if cache else None
+        copy_fn = _presized_file(fn, cache) if cache else None
         f = _open_jpeg(copy_fn if copy_fn and os.path.exists(copy_fn) else fn)
         if f is None: return super().create(fn)
         res = cls(Image.Image())
@@ -182,10 +182,7 @@ def check_files(
     raise_faults(find_faults(files, whole))
 
 # %% ../nbs/00a_image.ipynb #68d24cc3
-def presized_file(
-    fn:str|Path, # An image file
-    cache:str|Path, # Folder of presized copies
-)->str: # Path
+def _presized_file(fn, cache):
     "Where the presized copy of `fn` is, or would be"
     st = os.stat(fn)
     return f"{cache}/{hashlib.sha1(f'{os.path.abspath(fn)} {st.st_mtime_ns} {st.st_size}'.encode()).hexdigest()}.jpg"
@@ -193,7 +190,7 @@ def presized_file(
 def _presize_image(fn, size, cache):
     tmp = None
     try:
-        dest = presized_file(fn, cache)
+        dest = _presized_file(fn, cache)
         if os.path.exists(dest): return
         with Image.open(fn) as im:
             w,h = im.size
