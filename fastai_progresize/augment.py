@@ -28,12 +28,16 @@ class Presize(Resize):
         size:int|tuple, # Size of training items, px: side of a square or (height, width)
         keep:float=1., # Share of height and width in validation
         resamples:tuple=(Image.BICUBIC, NEAREST), # Pillow's filters for images and masks
-        **kwargs
+        **kwargs # Of `Resize`: `method`, `pad_mode`
     ):
         super().__init__(size, resamples=resamples, **kwargs)
         self.train_size,self.keep = self.size,keep
 
-    def before_call(self, b, split_idx):
+    def before_call(self,
+        b:object, # An item
+        split_idx:int, # 0: training, 1: validation
+    ):
+        "Draw the place of the crop, and choose the size"
         super().before_call(b, split_idx)
         self.size = fastuple(round(o*self.keep) for o in self.train_size) if split_idx else self.train_size
 

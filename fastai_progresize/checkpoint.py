@@ -30,7 +30,7 @@ def whole_file(
 
 # %% ../nbs/05_checkpoint.ipynb #1a5ca8ad
 def plain(
-    o, # Tensors, numbers and texts, in lists, tuples and dicts
+    o:object, # Tensors, numbers and texts, in lists, tuples and dicts
 ):
     "`o` with NumPy's numbers as Python's, and fastai's types as those that they derive from. Raises `ValueError` if it holds anything else"
     if isinstance(o, Tensor): return o.detach().as_subclass(Tensor)
@@ -119,7 +119,7 @@ def _all_ranks(o):
 def run_state(
     learn:Learner, # In training, at the end of an epoch
 )->dict:
-    "All that the next epoch depends on, as plain values"
+    "All that the next epoch depends on, as plain values. Its tensors are those of `learn`, no copies: save them before the next batch"
     rngs = dict(generators=random_state(), loaders=[r and r.getstate() for r in map(_rng, learn.dls.loaders)])
     scaler = getattr(learn, 'scaler', None)
     return plain(dict(epoch=learn.epoch+1, model=get_model(learn.model).state_dict(), opt=learn.opt.state_dict(), frozen_idx=getattr(learn.opt, 'frozen_idx', None),

@@ -43,7 +43,7 @@ class ScaledImage(PILImage):
     def create(cls,
         fn:Path|str|Tensor|ndarray|bytes|Image.Image, # An image file, or an image in memory
         cache:Path=None, # Folder of presized copies, as `presize_images` returns it
-        **kwargs
+        **kwargs # Of `load_image`, as `mode`: with any of them the image is decoded at once
     ):
         "An image from `fn`"
         if not isinstance(fn, (str,Path)) or kwargs: return super().create(fn, **kwargs)
@@ -55,8 +55,10 @@ class ScaledImage(PILImage):
         if cache and f.filename==copy_fn: res._size = tuple(map(int, f.info['comment'].split(b'x')))
         return res
 
-    def decode_image(self, need=None):
-        "The image, and by how much it is smaller than the original; with `need` the shares of width and height that may be kept"
+    def decode_image(self,
+        need:list=None, # By what factors width and height may be smaller than those of the original; None: not at all
+    )->tuple: # The image, and by what factors it is smaller
+        "Decode the image, at 1/2, 1/4 or 1/8 of its size or from its presized copy if that is enough"
         f,self.file = self.file or _open_jpeg(self.fn),None
         by = [a/b for a,b in zip(self._size, f.size)]
         if max(by)>1 and (need is None or any(b>n for b,n in zip(by, need))): f,by = _open_jpeg(self.fn) or Image.open(self.fn),[1,1]   # its copy is too small

@@ -39,7 +39,7 @@ def _check_count(name, n, least=1):
     if not isinstance(n, (int,np.integer)) or isinstance(n, bool) or n<least: raise ValueError(f"{name}={n!r}: pass an int of at least {least}")
 
 def is_number(
-    o # Anything
+    o:object # Anything
 )->bool: # Not of True and False
     "Is `o` a number?"
     return isinstance(o, Real) and not isinstance(o, bool)
@@ -189,7 +189,7 @@ def _per_size(name, o, n):
     return o
 
 def has_stages(
-    n_epoch, # The first argument of `make_stages`
+    n_epoch:int|tuple|list|Stage, # As `make_stages` takes it
 )->bool:
     "Is `n_epoch` made of `Stage`s?"
     return any(isinstance(o, Stage) for o in (n_epoch if _is_list(n_epoch) else [n_epoch]))
@@ -287,7 +287,7 @@ def phases(self:Stages,
 
 # %% ../nbs/00_schedule.ipynb #622c37ee
 def draw_stages(
-    ax, # matplotlib axes whose x axis counts epochs
+    ax:plt.Axes, # matplotlib axes whose x axis counts epochs
     spans:list, # (first epoch, first epoch after it, size in px) of each stage
 ):
     "Shade the stages of a run behind a plot, with their sizes"
@@ -301,7 +301,7 @@ def draw_stages(
 @patch
 @delegates(Stages.phases)
 def plot(self:Stages,
-    ax=None, # matplotlib axes, new ones if None
+    ax:plt.Axes=None, # matplotlib axes, new ones if None
     figsize:tuple=(6,2.5), # Size of a new figure, inches
     **kwargs
 ):
