@@ -59,8 +59,9 @@ def main(
 ):
     "Measure, print and save"
     path,sizes = glyphs(),[int(o) for o in sizes.split(',')]
-    df = pd.concat([run_experiment(letters(fit, epochs, sizes, bs), path, seeds, num_workers=num_workers, out=here.parent/'build'/'evidence'/f"{epochs}-{'x'.join(map(str, sizes))}-{bs}")
-                    for fit in ('single_cycle','fine_tune','fit_one_cycle')])
+    out = here.parent/'build'/'evidence'/f"{epochs}-{'x'.join(map(str, sizes))}-{bs}"
+    for n in range(seeds):      # all ways to train with a seed, then the next
+        df = pd.concat([run_experiment(letters(fit, epochs, sizes, bs), path, n+1, num_workers=num_workers, out=out) for fit in ('single_cycle','fine_tune','fit_one_cycle')])
     df = df.drop(columns=['book','book_seconds']).assign(data=path.name, model='xresnet18, widen=0.25', lr_max=8e-3, cores=os.cpu_count(), torch=torch.__version__)
     with whole_file(here/'evidence.csv') as f: df.round(5).to_csv(f, index=False)
     plot(df).savefig(here/'evidence.png', dpi=100, bbox_inches='tight')

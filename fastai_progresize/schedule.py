@@ -156,7 +156,7 @@ class Stages(L):
 
 Stages.__signature__ = inspect.signature(partial(Stages.__init__, None))    # `L` hands its own down
 
-# %% ../nbs/00_schedule.ipynb #1f3f7ac6
+# %% ../nbs/00_schedule.ipynb #b66873e1
 @patch
 def to_df(self:Stages)->pd.DataFrame: # A row a stage
     "The stages as a table: `pixels` relative to the final size, `cost` the predicted share of the run"
@@ -177,6 +177,8 @@ def _table(self:Stages, render): return render(self.to_df(), index=False, format
 def _caption(self:Stages): return f"{self.n_epoch} epochs with {self.rel_cost:.0%} of the pixels of as many at {self[-1].size} px"
 @patch
 def _repr_html_(self:Stages): return f"{self._table(pd.DataFrame.to_html)}<p>{self._caption()}</p>"
+
+# %% ../nbs/00_schedule.ipynb #d579d302
 @patch
 def __repr__(self:Stages): return f"{self._table(pd.DataFrame.to_string)}\n{self._caption()}"
 
