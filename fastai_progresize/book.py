@@ -201,7 +201,7 @@ def list_experiments()->pd.DataFrame: # A row an experiment
     "The experiments and the book's figures: accuracy, and the time of an epoch at each size"
     return pd.DataFrame([dict(name=e.name, about=e.about, accuracy=e.accuracy, epoch=_per_size(e.seconds)) for e in experiments.values()]).set_index('name')
 
-# %% ../nbs/08_book.ipynb #56a5323a
+# %% ../nbs/08_book.ipynb #b1388177
 def _run(e, seed, dls, out):
     "The history of one run; written when it is finished, and read if it is there"
     file,saved = out/f'{e.name}-{seed}.csv',out.absolute()/f'{e.name}-{seed}.ckpt'
@@ -209,7 +209,7 @@ def _run(e, seed, dls, out):
     set_seed(seed)
     with same_random(): own = dls(e.stages[0].size, e.stages[0].bs)     # `fit_progressive` makes them again
     learn = e.learner(own)
-    learn.path = out
+    learn.path,learn.model_dir = out,'.'
     if e.lr_find and not (out/'lr_find.png').exists():
         print(f"{e.name}: lr_find suggests {learn.lr_find().valley:.2g}, the book takes {e.lr_max:g}")
         plt.savefig(out/'lr_find.png', dpi=120)
@@ -247,7 +247,7 @@ def plot_runs(
     ax.legend(fontsize='small')
     return ax
 
-# %% ../nbs/08_book.ipynb #158b306e
+# %% ../nbs/08_book.ipynb #6f8dfbdc
 def _slug(**kwargs): return ''.join(f"-{k}{'x'.join(map(str, listify(v)))}" for k,v in kwargs.items() if v)
 
 def run_experiment(
@@ -280,5 +280,7 @@ def run_experiment(
     res = pd.concat(rows, ignore_index=True)
     for k,o in dict(epochs=res, results=book_table(res)).items():
         with whole_file(out/f'{k}.csv') as f: o.to_csv(f, index=k=='results')
-    plot_runs(res).figure.savefig(out/'runs.png', dpi=120)
+    fig = plot_runs(res).figure
+    fig.savefig(out/'runs.png', dpi=120)
+    plt.close(fig)
     return res

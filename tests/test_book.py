@@ -148,7 +148,7 @@ def test_subset(path):
 
 def test_killed_and_resumed(path, tmp_path):
     "A command that is killed in its second seed goes on, and ends as one that was not"
-    args = ['ch07_progressive', '--path', path, '--scale', .1, '--epochs', '2,3', '--bs', 8, '--seeds', 2, '--num-workers', 0, '--out']
+    args = ['ch14_deeper', '--path', path, '--scale', .2, '--epochs', 10, '--bs', 8, '--seeds', 2, '--num-workers', 0, '--out']
     p = subprocess.Popen([Path(sys.executable).parent/'progresize-book', *map(str, args), 'a'], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     found = lambda pattern: list((tmp_path/'a').glob(f'*/{pattern}'))
     while not found('*-1.ckpt') and p.poll() is None: time.sleep(.01)
@@ -160,7 +160,7 @@ def test_killed_and_resumed(path, tmp_path):
     assert 'seed 1: goes on' in res['a'].stdout and 'seed 0' not in res['a'].stdout
     a,b = (pd.read_csv(first((tmp_path/o).iterdir())/'epochs.csv') for o in 'ab')
     for k in ('run','seed','epoch','size','train_loss','valid_loss','accuracy'): assert a[k].equals(b[k]), k
-    assert list(a.seed)==[0]*6+[1]*6
+    assert list(a.seed)==[0]*10+[1]*10
 
 def test_no_network(tmp_path):
     "One line that says what could not be fetched, and what to do"
