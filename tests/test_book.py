@@ -45,8 +45,8 @@ def test_on_samples(path, tmp_path, name):
 def test_whole_on_samples(tmp_path, name):
     "Every entry with all of its epochs"
     e = experiments[name]
-    df = run_experiment(name, glyphs(160, 40), scale=.15, bs=32, subset=120, out=tmp_path)
-    check_runs(e, df, tmp_path, [round(s.size*.15) for s in e.stages])
+    df = run_experiment(name, glyphs(160, 40), scale=.1, bs=16, subset=40, num_workers=0, out=tmp_path)
+    check_runs(e, df, tmp_path, [round(s.size*.1) for s in e.stages])
     assert len(df[df.run==name])==e.plan.n_epoch
 
 @pytest.fixture(scope='session')
