@@ -11,6 +11,8 @@ from playwright.sync_api import sync_playwright
 from fastai_progresize._modidx import d
 from test_docs import public
 
+pytestmark = pytest.mark.xdist_group('site')      # built once, by one process
+
 root = Path(__file__).parent.parent
 chromium = shutil.which('chromium') or shutil.which('google-chrome')
 
@@ -135,7 +137,7 @@ def test_search(tab, word):
     if tab.viewport_size['width']<992: tab.locator('.navbar-toggler').click()
     tab.locator('.smalldocs-search input:visible').fill(word)
     first = tab.locator('.search-result').first
-    first.wait_for(timeout=5000)
+    first.wait_for(timeout=20_000)
     assert word in first.inner_text().lower()
     first.click()
     assert word in tab.locator('main').inner_text().lower()
