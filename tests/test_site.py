@@ -9,7 +9,7 @@ for o in ('smalldocs','bs4','playwright'): pytest.importorskip(o, reason=f'{o} i
 from bs4 import BeautifulSoup
 from playwright.sync_api import sync_playwright
 from fastai_progresize._modidx import d
-from test_docs import public
+from test_docs import members, public
 
 pytestmark = pytest.mark.xdist_group('site')      # built once, by one process
 
@@ -62,7 +62,9 @@ def table_of(soup, id):
 
 symbols = {k: v for o in d['syms'].values() for k,(v,_) in o.items()}
 
-@pytest.mark.parametrize('f', [o for o in public if inspect.isroutine(o) or isinstance(o, type)], ids=lambda o: o.__qualname__)
+patched = [o for k,o in members.items() if k.split('.')[0] not in public]
+
+@pytest.mark.parametrize('f', [o for o in public.values() if inspect.isroutine(o) or isinstance(o, type)] + patched, ids=lambda o: o.__qualname__)
 def test_parameter_tables(pages, f):
     "Every public function and class has its parameters in a table"
     page,id = next(v for k,v in symbols.items() if re.fullmatch(rf'fastai_progresize\.\w+\.{f.__qualname__}', k)).split('#')
