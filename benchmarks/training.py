@@ -3,6 +3,7 @@
 `whole`: the book's recipe, 4 epochs at 64 px and `fine_tune(2)` at 128 px, by hand with the book's `get_dls` and in one line with ours: time.
 `seeds`: accuracy and validation loss of that on the samples, with a quarter of the channels, so that it learns them in the time, and a seed for each pair.
 `pixels`: three sizes over the final size throughout, both ours: the share of the time over the share of the pixels.
+`without_workers`: an epoch with `num_workers=0` over one with two workers: they take cores from the model, and the memory of the process they are forked from is copied where it writes.
 
 Batches are of 64 images, the default of `get_dls`: with 32 the optimizer's step, which costs as much at any size, takes 6% of the model's time at 128 px and 21% at 64."""
 import os, warnings; warnings.filterwarnings('ignore')
@@ -11,7 +12,7 @@ from fastai.vision.all import *
 from fastai_progresize.all import *
 from loading import book, workers
 from photos import photos
-from table import save_rows
+from table import paired, save_rows
 
 def learner(dls, n_out, widen=1.): return Learner(dls, xresnet18(n_out=n_out, widen=widen), loss_func=CrossEntropyLossFlat(), metrics=accuracy)
 
@@ -86,9 +87,19 @@ def pixels(pairs):
     yield dict(measure='share of the time over share of the pixels', what=f"{', '.join(str(o.size) for o in stages)} px over {stages[-1].size} px throughout, {n} epochs, {stages.rel_cost:.2f} of the pixels", target='at most 1.1',
                book=np.median(a), ours=np.median(b), ratio=np.median(r), low=r.min(), high=r.max())
 
+def without_workers(pairs):
+    def seconds(path, size, n_out, n):
+        set_seed(0)
+        learn,t = learner(get_dls(size, 64, path, num_workers=n), n_out),{}
+        with learn.no_bar(), learn.no_logging(), timed(t): learn.fit(1)
+        return t['seconds']
+    for name,path,n_out in (('letters', glyphs(400, 100), 10), ('photographs', photos(1200, 60), 2)):
+        for size in (64,128): yield dict(measure='seconds of an epoch, without workers', what=f'{name} at {size}',
+                                         **paired(*(partial(seconds, path, size, n_out, n) for n in (workers,0)), pairs))
+
 @call_parse
 def main(
-    names:str='whole,pixels,seeds', # Tables to measure
+    names:str='whole,pixels,seeds,without_workers', # Tables to measure
     pairs:int=5, # Pairs of runs, each with its seed
 ):
     "Measure, print and save"
