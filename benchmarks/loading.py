@@ -46,7 +46,7 @@ def sharpness(pairs):
     for name,size,path,get,kw in todo:
         b,a = book(size, path, **plain),get(size, path, **plain, **kw)
         for dl in b.loaders+a.loaders: dl.bs = 10        # the book has one crop for each batch
-        for part,n in (('train',4),('valid',1)): yield dict(measure=f'sharpness, {part}', what=name, book=grad(getattr(b, part), n), ours=grad(getattr(a, part), n), target='0.97 to 1.05')
+        for part,n in (('train',6),('valid',1)): yield dict(measure=f'sharpness, {part}', what=name, book=grad(getattr(b, part), n), ours=grad(getattr(a, part), n), target='0.97 to 1.05')
 
 def batches(pairs):
     for size,times,target in ((224,2,3),(128,5,5),(64,8,8)):

@@ -13,13 +13,13 @@ from fastai.vision.all import *
 from fastai.vision.augment import _grid_sample, _WarpCoord
 from .schedule import hw, short_size
 
-# %% ../nbs/00b_augment.ipynb #e6256f56
+# %% ../nbs/00b_augment.ipynb #28e1035a
 def get_presize(
     size:int|tuple, # Size of the batch, px
 )->int|tuple: # px
     "The size to resize items to, from which one interpolation to `size` is as sharp as the book's two from 460 px"
-    by = .917 + .295*math.log2(460/min(hw(size)))
-    return short_size(tuple(round(o*min(1.75, max(1.1, by))) for o in hw(size)))
+    by = min(1.75, max(1.1, (460/min(hw(size)))**.292))
+    return short_size(tuple(round(o*by) for o in hw(size)))
 
 # %% ../nbs/00b_augment.ipynb #ac3f1673
 class Presize(Resize):
