@@ -45,7 +45,7 @@ def sharpness(pairs):
                                                                        ('12 megapixels 128, cache', 128, large, ours, dict(cache=True))]
     for name,size,path,get,kw in todo:
         b,a = book(size, path, **plain),get(size, path, **plain, **kw)
-        for dl in b.loaders+a.loaders: dl.bs = 10        # the book has one crop for each batch
+        for dl in b.loaders+a.loaders: dl.bs = 2        # the book has one crop for each batch: many of them
         for part,n in (('train',6),('valid',1)): yield dict(measure=f'sharpness, {part}', what=name, book=grad(getattr(b, part), n), ours=grad(getattr(a, part), n), target='0.97 to 1.05')
 
 def batches(pairs):

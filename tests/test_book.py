@@ -174,8 +174,14 @@ def test_half_a_download(path, tmp_path):
     half = tmp_path/'home'/'data'/'imagenette2'
     shutil.copytree(path, half)
     r = command('ch07_baseline', cwd=tmp_path, FASTAI_HOME=str(tmp_path/'home'), https_proxy='http://127.0.0.1:9')
-    assert r.returncode==1 and f'holds 34 of the 13394 images' in r.stderr and '--path' in r.stderr and 'Traceback' not in r.stderr
+    assert r.returncode==1 and 'holds 34 of the 13394 images' in r.stderr and '--path' in r.stderr and 'Traceback' not in r.stderr
     assert len(get_image_files(half))==34
+
+def test_data_are_told_apart(path, tmp_path):
+    "Two folders of one name do not share their results"
+    for o in 'ab': run_experiment('ch14_resnet18', shutil.copytree(path, tmp_path/o/'photos'), out=tmp_path/'res', **small)
+    a,b = (tmp_path/'res').ls()
+    assert all(o.name.startswith('ch14_resnet18-dataphotos-') and (o/'epochs.csv').exists() for o in (a,b))
 
 @pytest.mark.parametrize('args,says', [
     (['ch07_nothing'], "no experiment ch07_nothing: choose from ch07_baseline"),
