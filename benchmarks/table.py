@@ -34,5 +34,7 @@ def plot_speed():
         ax.barh(i, r.ratio, color='tab:blue' if 'batches' in r.measure else 'tab:orange', xerr=[[r.ratio-r.low],[r.high-r.ratio]])
         ax.plot([r.target]*2, [i-.4,i+.4], 'k', lw=2)
     ax.set(yticks=range(len(df)), yticklabels=[f"{r.what} ({r.measure.split(', ')[1]})" for r in df.itertuples()], xlabel="images a second, over the book's (black: aimed at)", xscale='log')
+    ax.set_xlim(1)
+    ax.xaxis.set_major_formatter('{x:g}')
     ax.invert_yaxis()
     return fig

@@ -8,7 +8,8 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/book.html.md"""
 __all__ = ['experiments', 'Experiment', 'imagenette', 'small_cnn', 'conv_block', 'res_block', 'two_res_blocks', 'same_epochs',
            'same_pixels', 'same_seconds', 'new_splits', 'list_experiments', 'book_table', 'plot_runs', 'run_experiment']
 
-# %% ../nbs/08_book.ipynb #f2eaba2f
+# %% ../nbs/08_book.ipynb #84b61cd0
+import hashlib
 from dataclasses import dataclass, replace
 from fastai.vision.all import *
 from .schedule import *
@@ -201,7 +202,7 @@ def list_experiments()->pd.DataFrame: # A row an experiment
     "The experiments and the book's figures: accuracy, and the time of an epoch at each size"
     return pd.DataFrame([dict(name=e.name, about=e.about, accuracy=e.accuracy, epoch=_per_size(e.seconds)) for e in experiments.values()]).set_index('name')
 
-# %% ../nbs/08_book.ipynb #b1388177
+# %% ../nbs/08_book.ipynb #7d3350be
 def _run(e, seed, dls, out):
     "The history of one run; written when it is finished, and read if it is there"
     file,saved = out/f'{e.name}-{seed}.csv',out.absolute()/f'{e.name}-{seed}.ckpt'
@@ -218,7 +219,7 @@ def _run(e, seed, dls, out):
     df = learn.stage_history.assign(run=e.name, seed=seed, book=e.accuracy, book_seconds=_per_size(e.seconds))
     if e.tta: df.loc[df.index[-1],'tta'] = accuracy(*learn.tta()).item()
     with whole_file(file) as f: df.to_csv(f, index=False)
-    saved.unlink()
+    saved.unlink(missing_ok=True)
     return df
 
 # %% ../nbs/08_book.ipynb #a1acb075
@@ -247,7 +248,9 @@ def plot_runs(
     ax.legend(fontsize='small')
     return ax
 
-# %% ../nbs/08_book.ipynb #6f8dfbdc
+# %% ../nbs/08_book.ipynb #0ba94e81
+def _folder_id(path): return f"{Path(path).resolve().name}-{hashlib.md5(str(Path(path).resolve()).encode()).hexdigest()[:6]}"
+
 def _slug(**kwargs): return ''.join(f"-{k}{'x'.join(map(str, listify(v)))}" for k,v in kwargs.items() if v)
 
 def run_experiment(
@@ -268,9 +271,9 @@ def run_experiment(
         e = experiments[e]
     if not isinstance(seeds, int) or seeds<1: raise ValueError(f"seeds={seeds!r}: pass the number of runs, at least 1")
     if subset is not None and (not isinstance(subset, int) or subset<1): raise ValueError(f"subset={subset!r}: pass a number of images, or None for all")
-    name,e = e.name,e.scaled(scale, epochs, bs)
-    path = imagenette(e.url) if path is None else Path(path)
-    out = Path(out)/(name+_slug(data=None if path.name.startswith('imagenette') else path.name, scale=None if scale==1 else scale, epochs=epochs, bs=bs, subset=subset, fast=fast))
+    e = e.scaled(scale, epochs, bs)
+    path,data = (imagenette(e.url),None) if path is None else (Path(path),_folder_id(path))
+    out = Path(out)/(e.name+_slug(data=data, scale=None if scale==1 else scale, epochs=epochs, bs=bs, subset=subset, fast=fast))
     out.mkdir(parents=True, exist_ok=True)
     run = lambda o,seed: _run(o, seed, partial(o.dls, path=path, subset=subset, fast=fast, num_workers=num_workers), out)
     rows = []
