@@ -183,7 +183,7 @@ def check_files(
     "Raise a `ValueError` that names those of `files` that cannot be read"
     raise_faults(find_faults(files, whole))
 
-# %% ../nbs/00a_image.ipynb #68d24cc3
+# %% ../nbs/00a_image.ipynb #dccd6664
 def _presized_file(fn, cache):
     "Where the presized copy of `fn` is, or would be"
     st = os.stat(fn)
@@ -220,7 +220,7 @@ def presize_images(
     "Keep a copy of each image whose shorter side is above `size` px, unless there is one. Raises `ValueError` for a bad `size` or files that are no images, `OSError` if the disk is full"
     if not isinstance(size, int) or size<1: raise ValueError(f"size={size!r} is not a number of pixels: pass a positive int")
     cache = Path(ifnone(cache, fastai_path('data')/'presized'))/str(size)
-    files = L(path) if is_listy(path) else get_image_files(path)
+    files = L(path).unique() if is_listy(path) else get_image_files(path)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         faults = parallel(_presize_image, files, size=size, cache=cache, threadpool=True, n_workers=ifnone(n_workers, defaults.cpus), progress=progress)

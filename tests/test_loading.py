@@ -3,6 +3,7 @@ import errno, gc, weakref
 import pytest
 from hypothesis import given, settings, strategies as st
 from helpers import *
+from fastai_progresize import image
 
 @pytest.fixture(scope='module')
 def places(tmp_path_factory):
@@ -241,6 +242,14 @@ def test_copies(photos, tmp_path):
     assert abs(a-b[::-1,::-1]).mean()<3 and abs(a-b).mean()>30
     presize_images(photos, 100, tmp_path/'c', progress=False)
     assert len(state(cache))==5 and presize_images(photos, 120, tmp_path/'c', progress=False)!=cache
+
+def test_copies_of_repeated_files(photos, tmp_path, monkeypatch):
+    "Items that are listed several times are looked at once"
+    seen,real = [],image._presized_file
+    monkeypatch.setattr(image, '_presized_file', lambda fn, cache: seen.append(fn) or real(fn, cache))
+    files = get_image_files(photos)
+    presize_images(files*3, 100, tmp_path/'c', progress=False)
+    assert sorted(seen)==sorted(files)
 
 @pytest.mark.parametrize('name', resizes)
 def test_same_place_from_copy(photos, tmp_path, name):
