@@ -248,8 +248,8 @@ def plot_runs(
     ax.legend(fontsize='small')
     return ax
 
-# %% ../nbs/08_book.ipynb #0ba94e81
-def _folder_id(path): return f"{Path(path).resolve().name}-{hashlib.md5(str(Path(path).resolve()).encode()).hexdigest()[:6]}"
+# %% ../nbs/08_book.ipynb #3f0b379d
+def _folder_id(path): return f"{path.name}-{hashlib.sha1(bytes(path)).hexdigest()[:6]}"
 
 def _slug(**kwargs): return ''.join(f"-{k}{'x'.join(map(str, listify(v)))}" for k,v in kwargs.items() if v)
 
@@ -272,7 +272,7 @@ def run_experiment(
     if not isinstance(seeds, int) or seeds<1: raise ValueError(f"seeds={seeds!r}: pass the number of runs, at least 1")
     if subset is not None and (not isinstance(subset, int) or subset<1): raise ValueError(f"subset={subset!r}: pass a number of images, or None for all")
     e = e.scaled(scale, epochs, bs)
-    path,data = (imagenette(e.url),None) if path is None else (Path(path),_folder_id(path))
+    path,data = (imagenette(e.url),None) if path is None else (Path(path),_folder_id(Path(path).resolve()))
     out = Path(out)/(e.name+_slug(data=data, scale=None if scale==1 else scale, epochs=epochs, bs=bs, subset=subset, fast=fast))
     out.mkdir(parents=True, exist_ok=True)
     run = lambda o,seed: _run(o, seed, partial(o.dls, path=path, subset=subset, fast=fast, num_workers=num_workers), out)
