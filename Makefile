@@ -23,7 +23,7 @@ demo: .venv/.installed          # train on sample images through growing sizes
 
 test: .venv/.dev                # run notebooks and tests, up to 15 minutes on 2 cores: two processes with a thread each
 	QUICK=1 OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-long: .venv/.dev           # the tests that take minutes
 	$(BIN)/python -m pytest -m long

@@ -1,5 +1,5 @@
 "The site: every link and image of every page, tables of parameters, search, and the width of a phone"
-import inspect, posixpath, pytest, re, shutil, subprocess, sys, threading
+import inspect, os, posixpath, pytest, re, shutil, subprocess, sys, threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -7,21 +7,23 @@ from urllib.parse import unquote, urldefrag
 
 for o in ('smalldocs','bs4','playwright'): pytest.importorskip(o, reason=f'{o} is not installed: pip install -e .[dev], on Python 3.11 or later')
 from bs4 import BeautifulSoup
+from filelock import FileLock
 from playwright.sync_api import sync_playwright
 from fastai_progresize._modidx import d
 from test_docs import members, public
-
-pytestmark = pytest.mark.xdist_group('site')      # built once, by one process
 
 root = Path(__file__).parent.parent
 chromium = shutil.which('chromium') or shutil.which('google-chrome')
 
 @pytest.fixture(scope='module')
 def site(tmp_path_factory):
-    "Folder of the site, with links that work in it"
-    out = tmp_path_factory.mktemp('site')
-    r = subprocess.run([sys.executable, 'tools/docs.py', '--local', '--out', str(out)], cwd=root, capture_output=True, text=True)
-    assert r.returncode==0, r.stdout+r.stderr
+    "Folder of the site, with links that work in it, built once for all processes of the tests: builds share the folder `_proc`"
+    tmp = tmp_path_factory.getbasetemp()
+    out = (tmp.parent if 'PYTEST_XDIST_WORKER' in os.environ else tmp)/'site'
+    with FileLock(f'{out}.lock'):
+        if not out.exists():
+            r = subprocess.run([sys.executable, 'tools/docs.py', '--local', '--out', str(out)], cwd=root, capture_output=True, text=True)
+            assert r.returncode==0, r.stdout+r.stderr
     return out
 
 @pytest.fixture(scope='module')
