@@ -31,13 +31,13 @@ def by_hand(path, lrs, bs=64, tfms={}, **kwargs):
         learn.fit_one_cycle(4, lrs[0])
         learn.dls = dls[128]
         learn.fine_tune(2, lrs[1])
-    return {**res, **dict(zip(('loss','accuracy'), learn.validate()))}
+    with learn.no_bar(): return {**res, **dict(zip(('loss','accuracy'), learn.validate()))}
 
 def in_one(path, lrs, bs=64, tfms={}, **kwargs):
     res,dls = {},partial(get_dls, path=path, num_workers=workers, **tfms)
     learn = learner(dls(128, bs), 10, **kwargs)
     with learn.no_bar(), learn.no_logging(), timed(res): learn.fit_progressive((4,2), (64,128), lr_max=lrs, get_dls=dls)
-    return {**res, **dict(zip(('loss','accuracy'), learn.validate()))}
+    with learn.no_bar(): return {**res, **dict(zip(('loss','accuracy'), learn.validate()))}
 
 def _pairs(pairs, path, lrs, **kwargs):
     rows = []
