@@ -8,11 +8,12 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/book.html.md"""
 __all__ = ['experiments', 'Experiment', 'same_epochs', 'same_pixels', 'same_seconds', 'new_splits', 'list_experiments',
            'book_table', 'plot_runs', 'run_experiment']
 
-# %% ../nbs/11_book.ipynb #cf3e2006
+# %% ../nbs/11_book.ipynb #adedd53d
 import hashlib
 from dataclasses import dataclass, replace
 from fastai.vision.all import *
-from .plan import Plan, Stage, is_number
+from .stage import Stage, is_number
+from .plan import Plan
 from .files import whole_file
 from .data import same_random
 from .fast.augment import get_presize

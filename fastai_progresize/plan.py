@@ -44,7 +44,7 @@ def _later_lr(lr):
     "A third of `lr`, for the stages after the first"
     return slice(lr.start and lr.start/3, lr.stop/3) if isinstance(lr, slice) else lr and lr/3
 
-# %% ../nbs/00a_plan.ipynb #cd5673f3
+# %% ../nbs/00a_plan.ipynb #71ee5078
 _cycle = ('pct_start','div','div_final','lr_mult')
 
 def _check_cycle(pct_start, **kwargs):
@@ -53,6 +53,13 @@ def _check_cycle(pct_start, **kwargs):
     for k,v in kwargs.items():
         if v is not None and not (is_number(v) and 0<v<float('inf')):
             raise ValueError(f"{k}={v!r}: pass a positive, finite number")
+
+def _check_values(bs, lr, freeze_epochs):
+    for o in bs if is_list(bs) else [bs]:
+        if o is not None: check_count('bs', o)
+    for o in lr if is_list(lr) else [lr]:
+        if o is not None: check_lr(o, fit=None)
+    check_count('freeze_epochs', freeze_epochs, 0)
 
 def _make_stages(n_epoch, sizes, size, bs, lr_max, freeze_epochs):
     "`Stage`s as far as they are known without a learner; none if their sizes are not"
@@ -69,7 +76,7 @@ def _make_stages(n_epoch, sizes, size, bs, lr_max, freeze_epochs):
     values = zip(stages, _per_size('bs', bs, n), _per_size('lr_max', lr_max, n))
     return [replace(s, bs=ifnone(s.bs, b), lr=ifnone(s.lr, l)) for s,b,l in values]
 
-# %% ../nbs/00a_plan.ipynb #e7e554c2
+# %% ../nbs/00a_plan.ipynb #c3bb9493
 class Plan:
     "What happens when in a run. Raises `ValueError` for a plan that cannot be trained"
     def __init__(self,
@@ -87,7 +94,7 @@ class Plan:
         lr_mult:float=None, # In `fine_tune`, the first layers have an lr this many times lower than the last; None: 100
     ):
         args = {k:v for k,v in locals().items() if k!='self'}
-        if isinstance(n_epoch, Plan): return self._be(**args)
+        if isinstance(n_epoch, Plan): return self._copy(**args)
         self.fit,self.cycle = ifnone(fit, 'fine_tune'),{k: args[k] for k in _cycle}
         check_fit(self.fit)
         _check_cycle(**self.cycle)
@@ -97,7 +104,7 @@ class Plan:
         self.auto_bs,self.lr = isinstance(bs, str) and bs=='auto',None
         if self.auto_bs: bs = None
         if self.single and not is_list(lr_max): self.lr,lr_max = lr_max,None
-        if self.lr is not None: check_lr(self.lr, 'fit_one_cycle')
+        _check_values(bs, ifnone(lr_max, self.lr), freeze_epochs)
         stages = _make_stages(n_epoch, sizes, size, bs, lr_max, freeze_epochs)
         self.stages = self._with_fits(stages)
         self.open_args = None if stages else args      # without sizes there are no stages yet
@@ -107,13 +114,18 @@ class Plan:
         "Is it one cycle over all sizes?"
         return self.fit=='single_cycle'
 
-# %% ../nbs/00a_plan.ipynb #195699d8
+    def __iter__(self): return iter(self.stages)
+    def __len__(self): return len(self.stages)
+    def __getitem__(self, i): return self.stages[i]
+    def __eq__(self, other): return isinstance(other, Plan) and self.__dict__==other.__dict__
+
+# %% ../nbs/00a_plan.ipynb #772c4653
 @patch
-def _be(self:Plan, n_epoch, **kwargs):
-    "Be the plan `n_epoch`"
+def _copy(self:Plan, n_epoch, **kwargs):
+    "Become the plan `n_epoch`"
     default = inspect.signature(Plan).parameters
     more = [k for k,v in kwargs.items() if v is not default[k].default and v!=default[k].default]
-    if more: raise ValueError(f"{', '.join(more)}: a `Plan` has its own, pass what is to be another to `Plan(...)`")
+    if more: raise ValueError(f"{', '.join(more)}: a `Plan` has its own, pass other values to `Plan(...)`")
     self.__dict__.update(n_epoch.__dict__)
 
 @patch
@@ -127,7 +139,7 @@ def _with_fits(self:Plan, stages):
     stages = [replace(s, fit=s.fit or self.fit) if i else s for i,s in enumerate(stages)]
     return tuple(_take_freeze(s) if self.is_total else s for s in stages)
 
-# %% ../nbs/00a_plan.ipynb #3aeb0d43
+# %% ../nbs/00a_plan.ipynb #8090c6d0
 @patch
 def filled(self:Plan,
     size:int|tuple=None, # Final size, px
@@ -137,6 +149,7 @@ def filled(self:Plan,
 )->Plan:
     "The same plan, with these values where it left them open"
     res = Plan(**{**self.open_args, 'size':size}) if self.open_args else Plan(self)
+    if not res.stages: raise ValueError("This plan has no sizes: pass `size`, or use `plan.for_learner(learn)`")
     first,*rest = [replace(s, bs=ifnone(s.bs, bs)) for s in res.stages]
     if res.single: res.lr = ifnone(res.lr, lr)
     elif first.fit is None:
@@ -151,21 +164,13 @@ def _with_lr(self:Plan, stage, lr):
     if stage.fit=='fine_tune' and isinstance(lr, slice): lr = lr.stop
     return replace(stage, lr=lr)
 
-# %% ../nbs/00a_plan.ipynb #c6c56c1e
-@patch
-def __iter__(self:Plan): return iter(self.stages)
-@patch
-def __len__(self:Plan): return len(self.stages)
-@patch
-def __getitem__(self:Plan, i): return self.stages[i]
-@patch
-def __eq__(self:Plan, other): return isinstance(other, Plan) and self.__dict__==other.__dict__
-
-# %% ../nbs/00a_plan.ipynb #b40926b6
+# %% ../nbs/00a_plan.ipynb #13386236
 @patch(as_prop=True)
 def n_epoch(self:Plan):
     "Epochs of the run"
-    return sum(s.total for s in self) if self.stages else np.sum(self.open_args['n_epoch'])
+    if self.stages: return sum(s.total for s in self)
+    n = self.open_args['n_epoch']
+    return sum(n) if is_list(n) else n
 
 @patch(as_prop=True)
 def starts(self:Plan):

@@ -32,10 +32,10 @@ def for_learner(self:Plan,
     with name_unreadable(learn): size = None if self.stages else image_size(learn.dls)
     return self.filled(size, get_bs(learn.dls), _default_lr(learn), frozen=getattr(learn.opt, 'frozen_idx', 0)>0)
 
-# %% ../nbs/05_run.ipynb #6445ccce
+# %% ../nbs/05_run.ipynb #c3b03193
 _meant = dict(size='sizes', epochs='n_epoch', n_epochs='n_epoch', lr='lr_max', base_lr='lr_max', lrs='lr_max',
               batch_size='bs', callbacks='cbs')
-_gone = dict(start_epoch='pass `checkpoint=` and `resume=True`, which go on from the last epoch that was saved',
+_gone = dict(start_epoch='pass `checkpoint=` and `resume=True`, which continue after the last epoch that was saved',
              accumulate="bs='auto' keeps the effective batch size by itself",
              preflight='call `learn.preflight` with the same arguments')
 

@@ -29,20 +29,23 @@ def plain(
     raise ValueError(f"A {type(o).__name__} cannot be kept in a checkpoint: keep tensors, numbers, texts, and lists,"
                      " tuples and dicts of them")
 
-# %% ../nbs/07b_state.ipynb #f4c768a1
+# %% ../nbs/07b_state.ipynb #e0d2fe00
 def random_state()->dict:
     "fastai's `get_random_states` as plain values"
-    return plain(get_random_states())
+    res = get_random_states()
+    name,keys,*rest = res['numpy_state']
+    return plain({**res, 'numpy_state': (name, keys.astype(np.int64), *rest)})      # uint32 cannot be sent to others
 
 def set_random_state(
     state:dict, # From `random_state`
 ):
     "Put the generators where they were"
     name,keys,*rest = state['numpy_state']
+    numpy_state = name,keys.cpu().numpy().astype(np.uint32),*rest
     cuda = [o.cpu() for o in state['torch_cuda_state']]
     if len(cuda)!=torch.cuda.device_count(): cuda = torch.cuda.get_rng_state_all()      # of another machine
-    set_random_states(**{**state, 'numpy_state': (name, keys.cpu().numpy(), *rest), 'torch_cuda_state': cuda,
-                         'torch_state': state['torch_state'].cpu()})
+    set_random_states(**{**state, 'numpy_state': numpy_state, 'torch_state': state['torch_state'].cpu(),
+                         'torch_cuda_state': cuda})
 
 # %% ../nbs/07b_state.ipynb #eeff7d12
 _kept = {TrackerCallback:('best','wait'), GradientAccumulation:('count',), Recorder:('lrs','losses','iters','values'),
