@@ -14,7 +14,7 @@ from .stage import hw
 from .files import image_file
 from .data import get_bs, probe_batch
 
-# %% ../nbs/04_check.ipynb #153d04fb
+# %% ../nbs/04_check.ipynb #5a3e2310
 def _key(tl, item, root):
     f = image_file(tl, item)
     if f is not None: return f[len(root):].lstrip('/\\') if f.startswith(root) else f
@@ -33,7 +33,7 @@ def item_keys(
     items = L(tl.items, use_list=None)
     return {_key(tl, items[i], root) for i in range_of(items)}
 
-# %% ../nbs/04_check.ipynb #6fed0767
+# %% ../nbs/04_check.ipynb #4d61bb4d
 class SplitCheck:
     "Checks the split of each stage, in the order of training"
     def __init__(self): self.trained,self.valid = {},{}
@@ -75,7 +75,7 @@ def _check_norm(dl, own, what):
     if not _same_norm(a, b):
         raise ValueError(f"Normalize in {what} has other statistics than in `learn.dls`: pass the same to both")
 
-# %% ../nbs/04_check.ipynb #1e0672f3
+# %% ../nbs/04_check.ipynb #5fe799f7
 def check_same(
     dls:DataLoaders, # Data of a stage
     size:int|tuple, # Its size, px
@@ -91,7 +91,7 @@ def check_same(
                          " `DataBlock` of `get_dls`")
     for dl,mine,part in zip(dls.loaders, own.loaders, ('train','valid')): _check_norm(dl, mine, f'{part} at {size} px')
 
-# %% ../nbs/04_check.ipynb #ebecc8d1
+# %% ../nbs/04_check.ipynb #f5deb727
 @contextmanager
 def _eval_mode(model):
     "The model in evaluation mode without gradients, each of its modules as it was afterwards"
@@ -132,7 +132,7 @@ def _check_types(b, types, what):
     raise ValueError(f"A batch of {what} has the types {names[0]}, one of `learn.dls` {names[1]}: make both from the"
                      " same blocks")
 
-# %% ../nbs/04_check.ipynb #9b3254a9
+# %% ../nbs/04_check.ipynb #a816872f
 def check_batch(
     learn:Learner, # The Learner that is to train
     dls:DataLoaders, # Data of a stage

@@ -15,7 +15,7 @@ from .check import item_keys
 from .run import Run
 from .state import has_state, plain, run_state, set_run_state
 
-# %% ../nbs/08_checkpoint.ipynb #969a295f
+# %% ../nbs/08_checkpoint.ipynb #89ad95ae
 def _keys(dls, i): return '\n'.join(sorted(map(str, item_keys(dls, i))))
 
 def run_plan(
@@ -78,7 +78,7 @@ def read_checkpoint(
                          " `checkpoint=`")
     return res
 
-# %% ../nbs/08_checkpoint.ipynb #482ec80d
+# %% ../nbs/08_checkpoint.ipynb #bcd7e88d
 def checkpoint_file(
     learn:Learner, # Any Learner
     name:str|Path, # Name of the checkpoint, or a path
@@ -109,7 +109,7 @@ class Checkpoint(Callback):
             warn(f"The checkpoint of epoch {self.epoch} could not be written to {self.file} ({e.strerror}): training"
                  " goes on, the checkpoint before it stays")
 
-# %% ../nbs/08_checkpoint.ipynb #70873882
+# %% ../nbs/08_checkpoint.ipynb #cb3c1bbd
 def load_checkpoint(
     file:Path, # From `checkpoint_file`
     plan:dict, # From `run_plan`
@@ -126,7 +126,7 @@ def load_checkpoint(
                          " ended: pass resume=True to continue it, or remove it to start again")
     return state if resume else None
 
-# %% ../nbs/08_checkpoint.ipynb #1b2d3e12
+# %% ../nbs/08_checkpoint.ipynb #3ecefb7a
 def _fit_from(learn, state, resize):
     "`Learner._do_fit` from the end of the epoch of `state`"
     mbar = getattr(getattr(learn, 'progress', None), 'mbar', None)

@@ -13,7 +13,7 @@ from copy import copy, deepcopy
 from fastai.vision.all import *
 from .stage import hw, short_size
 
-# %% ../nbs/02_data.ipynb #93c0023a
+# %% ../nbs/02_data.ipynb #1858cccc
 _wh_tfms,_hw_tfms = (Resize,RandomResizedCrop,RandomCrop,CropPad),(RandomResizedCropGPU,AffineCoordTfm)
 
 def _tfm_size(t):
@@ -34,7 +34,7 @@ def tfms_size(
         size = ifnone(new, size)
     return size
 
-# %% ../nbs/02_data.ipynb #9e95f66b
+# %% ../nbs/02_data.ipynb #adf6ef00
 def copy_dl(
     dl:TfmdDL, # Any fastai `DataLoader` with transforms
     num_workers:int=None, # Processes that load items; None: as many as `dl` has
@@ -54,14 +54,14 @@ def copy_dl(
                            " `get_dls=`") from e
     return res
 
-# %% ../nbs/02_data.ipynb #d26438ea
+# %% ../nbs/02_data.ipynb #6d4d185c
 def get_bs(
     dls:DataLoaders, # Any `DataLoaders`
 )->int:
     "Batch size of training, images, of fastai's loaders or torch's"
     return getattr(dls.train, 'bs', None) or getattr(dls.train, 'batch_size', None)
 
-# %% ../nbs/02_data.ipynb #2fc1b344
+# %% ../nbs/02_data.ipynb #67db6d78
 @contextmanager
 def same_random():
     "Put the generators of Python, NumPy and torch back to where they were when the block ends"
@@ -79,7 +79,7 @@ def probe_batch(
         tfms = {k: deepcopy(getattr(dl, k)) for k in ('after_item','before_batch','after_batch')}
         return copy_dl(dl, num_workers=0, bs=min(n, dl.bs), shuffle=False, drop_last=False, **tfms).one_batch()
 
-# %% ../nbs/02_data.ipynb #388f3457
+# %% ../nbs/02_data.ipynb #c7126239
 def check_images(
     b:tuple, # A batch
 ):
@@ -137,7 +137,7 @@ def at_size(self:DataLoaders,
     res.loaders = [copy_dl(dl, bs=_bs(dl), **_scaled_pipes(dl, by)) for dl in self.loaders]
     return res
 
-# %% ../nbs/02_data.ipynb #c11a58d3
+# %% ../nbs/02_data.ipynb #b1e6a7d2
 def call_get_dls(
     get_dls:callable, # Function of `size` and `bs`
     size:int|tuple, # px

@@ -10,7 +10,7 @@ __all__ = []
 # %% ../nbs/04b_distrib.ipynb #d71c7939
 from fastai.vision.all import *
 
-# %% ../nbs/04b_distrib.ipynb #37fb4e5c
+# %% ../nbs/04b_distrib.ipynb #ea907d89
 def on_rank0(
     f:callable, # What to do in the first process only
     *args # Its arguments
@@ -24,7 +24,7 @@ def on_rank0(
     torch.distributed.broadcast_object_list(found)
     if found[0]: raise ValueError(found[0])
 
-# %% ../nbs/04b_distrib.ipynb #c9120ce9
+# %% ../nbs/04b_distrib.ipynb #ad33e2fe
 def all_ranks(
     o:object, # Anything that can be pickled
 )->list:
@@ -44,7 +44,7 @@ def one_logs(
     with learn.removed_cbs([o for o in learn.cbs if isinstance(o, CSVLogger)]):
         yield [o for o in cbs if not isinstance(o, CSVLogger)]
 
-# %% ../nbs/04b_distrib.ipynb #b249788a
+# %% ../nbs/04b_distrib.ipynb #5af978fb
 def wrap_again(
     learn:Learner, # In training, after its frozen layers have changed
 ):

@@ -12,7 +12,7 @@ import functools, traceback
 from fastai.vision.all import *
 from fastcore.xtras import atomic_save
 
-# %% ../nbs/01_files.ipynb #5593b2f7
+# %% ../nbs/01_files.ipynb #e4f2c6dc
 _ends = {'JPEG': b'\xff\xd9', 'PNG': b'IEND'}
 
 def _has_its_end(file, format):
@@ -60,7 +60,7 @@ def find_faults(
     faults = parallel(_fault, files, whole=whole, threadpool=True, n_workers=defaults.cpus, progress=progress)
     return {str(f): o for f,o in zip(files, faults) if o}
 
-# %% ../nbs/01_files.ipynb #4ce420d0
+# %% ../nbs/01_files.ipynb #a422abcd
 def raise_faults(
     faults:dict, # From `find_faults`
 ):
@@ -79,7 +79,7 @@ def check_files(
     "Raise a `ValueError` that names those of `files` that cannot be read"
     raise_faults(find_faults(files, whole))
 
-# %% ../nbs/01_files.ipynb #39208fea
+# %% ../nbs/01_files.ipynb #801a1062
 def image_file(
     tl:TfmdLists, # What reads the images of a dataset
     item:object, # One of its items
@@ -99,7 +99,7 @@ def image_files(
     items = [(tl,L(tl.items, use_list=None)) for tl in tls]
     return L(image_file(tl, os[i]) for tl,os in items for i in range_of(os)).filter().unique()
 
-# %% ../nbs/01_files.ipynb #7b4738a5
+# %% ../nbs/01_files.ipynb #5fde452e
 @contextmanager
 def name_unreadable(
     learn:Learner, # The Learner that reads its `dls`
@@ -112,7 +112,7 @@ def name_unreadable(
             except ValueError as found: raise found from e
         raise
 
-# %% ../nbs/01_files.ipynb #848dcc7d
+# %% ../nbs/01_files.ipynb #a1fedacf
 def item_files(
     dblock:DataBlock, # Any `DataBlock`
     items:list, # What its `get_items` returns
@@ -145,7 +145,7 @@ def verified_splitter(
         warn(f"{len(faults)} of {len(files)} images cannot be read and are left out, such as {f}: {o}")
     return partial(_split_without, splitter=dblock.splitter, file_of=Pipeline(dblock.getters[0]), bad=set(faults))
 
-# %% ../nbs/01_files.ipynb #35fe044b
+# %% ../nbs/01_files.ipynb #8ba69f49
 @functools.cache
 def _file_mode():
     "Permissions of a new file"

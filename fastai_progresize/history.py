@@ -15,7 +15,7 @@ from .plan import Plan
 from .phase import draw_stages
 from .data import get_bs
 
-# %% ../nbs/06_history.ipynb #d7722cc8
+# %% ../nbs/06_history.ipynb #753d52a0
 class StageRecorder(Callback):
     "Keep a row per epoch of a run that follows `plan`, as the DataFrame `learn.stage_history`"
     order = Recorder.order+1

@@ -97,7 +97,7 @@ class ProgressiveSchedule(ParamScheduler):
         super().after_batch()
         self.pct += 1./(self.n_iter*self.phase.n_epoch)
 
-# %% ../nbs/09_learner.ipynb #42dc41fc
+# %% ../nbs/09_learner.ipynb #54544cca
 class StageAccumulation(GradientAccumulation):
     "Accumulate gradients over the `n_acc` images of each stage of `plan`"
     def __init__(self,
@@ -173,7 +173,7 @@ def _with_metric(learn, metric):
     try: yield
     finally: learn.metrics = own
 
-# %% ../nbs/09_learner.ipynb #5edbfce7
+# %% ../nbs/09_learner.ipynb #09571bd3
 @patch
 def prepare(self:Run):
     "Check data, model and memory, and show what is going to run. Raises `ValueError` if it cannot be trained"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fastai.vision.all import *
 from .plan import Plan
 
-# %% ../nbs/00b_phase.ipynb #b96dd189
+# %% ../nbs/00b_phase.ipynb #b1eb4042
 @dataclass(frozen=True)
 class Phase:
     "Epochs under one cycle of lr and momentum"
@@ -73,7 +73,7 @@ def phase_at(self:Plan,
     "The phase that `epoch` belongs to"
     return last(o for o in self.phases if o.start<=epoch)
 
-# %% ../nbs/00b_phase.ipynb #283fcbc0
+# %% ../nbs/00b_phase.ipynb #5a4ad3a9
 def draw_stages(
     ax:plt.Axes, # matplotlib axes whose x axis counts epochs
     spans:list, # (first epoch, first epoch after it, size in px) of each stage

@@ -139,7 +139,7 @@ def _with_fits(self:Plan, stages):
     stages = [replace(s, fit=s.fit or self.fit) if i else s for i,s in enumerate(stages)]
     return tuple(_take_freeze(s) if self.is_total else s for s in stages)
 
-# %% ../nbs/00a_plan.ipynb #8090c6d0
+# %% ../nbs/00a_plan.ipynb #d1af6986
 @patch
 def filled(self:Plan,
     size:int|tuple=None, # Final size, px

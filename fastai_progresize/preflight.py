@@ -18,7 +18,7 @@ from .distrib import on_rank0
 from .run import Run
 from .trial import try_stage, try_step
 
-# %% ../nbs/07_preflight.ipynb #04bf9d1a
+# %% ../nbs/07_preflight.ipynb #a59c6276
 def is_out_of_memory(
     e:Exception, # Raised by a training step
 )->bool:
@@ -48,7 +48,7 @@ def fitting(self:Run,
                              " `sizes`, or a smaller model")
         stage = replace(stage, bs=stage.bs//2)
 
-# %% ../nbs/07_preflight.ipynb #ee580fad
+# %% ../nbs/07_preflight.ipynb #a8782b24
 def _largest_first(plan):
     "A `Stage` for each size and bs of `plan`, those that need most memory first"
     different = {replace(s, n_epoch=1, lr=None, fit=None, freeze_epochs=0, n_acc=None) for s in plan}
@@ -127,7 +127,7 @@ class Preflight:
     def _repr_html_(self): return f"{self._table(pd.DataFrame.to_html)}<p>{self._caption()}</p>"
     def __repr__(self): return f"{self._table(pd.DataFrame.to_string)}\n{self._caption()}"
 
-# %% ../nbs/07_preflight.ipynb #5a99aa0d
+# %% ../nbs/07_preflight.ipynb #d095636a
 @patch
 def preflight(self:Run,
     seconds:float=2., # Time for each of the measurements, seconds

@@ -32,7 +32,7 @@ def for_learner(self:Plan,
     with name_unreadable(learn): size = None if self.stages else image_size(learn.dls)
     return self.filled(size, get_bs(learn.dls), _default_lr(learn), frozen=getattr(learn.opt, 'frozen_idx', 0)>0)
 
-# %% ../nbs/05_run.ipynb #c3b03193
+# %% ../nbs/05_run.ipynb #b97f0ae1
 _meant = dict(size='sizes', epochs='n_epoch', n_epochs='n_epoch', lr='lr_max', base_lr='lr_max', lrs='lr_max',
               batch_size='bs', callbacks='cbs')
 _gone = dict(start_epoch='pass `checkpoint=` and `resume=True`, which continue after the last epoch that was saved',
@@ -50,7 +50,7 @@ def check_names(
         hint = _gone.get(k) or (f'pass `{close}`' if close else f"choose from {', '.join(names)}")
         raise TypeError(f"`fit_progressive` has no argument `{k}`: {hint}")
 
-# %% ../nbs/05_run.ipynb #c8bd912e
+# %% ../nbs/05_run.ipynb #e0d2ceb8
 def _check_run(get_dls, valid_size, fast):
     if valid_size not in ('stage','final',None):
         raise ValueError(f"valid_size={valid_size!r}: pass 'stage', 'final' or None")
@@ -103,7 +103,7 @@ class Run:
 
 def _names(f): return list(inspect.signature(f).parameters)
 
-# %% ../nbs/05_run.ipynb #064c6942
+# %% ../nbs/05_run.ipynb #3fa6ea80
 @patch
 def final_dls(self:Run,
     current:DataLoaders=None, # Data of the last stage, None if the run did not get there
@@ -116,7 +116,7 @@ def final_dls(self:Run,
     if self.get_dls or self.fast is False: return current or self.dls_at(final)
     with same_random(): return self.own.at_size(final.size, final.bs)
 
-# %% ../nbs/05_run.ipynb #ea577f77
+# %% ../nbs/05_run.ipynb #cf1eeacb
 @patch
 def check(self:Run):
     "Raise a `ValueError` if data or model do not suit all stages; learner and random state stay as they are"

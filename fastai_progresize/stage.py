@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from numbers import Real
 from fastai.vision.all import *
 
-# %% ../nbs/00_stage.ipynb #044b0a22
+# %% ../nbs/00_stage.ipynb #077224cc
 def hw(
     size:int|tuple, # Side of a square or (height, width), px
 )->tuple: # (height, width), px
@@ -31,7 +31,7 @@ def short_size(
     h,w = hw(size)
     return h if h==w else (h,w)
 
-# %% ../nbs/00_stage.ipynb #8caefd77
+# %% ../nbs/00_stage.ipynb #1d427418
 def is_number(
     o:object # Anything
 )->bool: # Not of True and False
@@ -99,7 +99,7 @@ def default_sizes(
     sizes = list(L(first, middle, size).map(short_size).unique())
     return sizes if len(sizes)<=n else sizes[:n-1] + sizes[-1:]
 
-# %% ../nbs/00_stage.ipynb #ec81280b
+# %% ../nbs/00_stage.ipynb #5d158463
 def default_shares(
     n:int, # Number of sizes
 )->list: # A weight for each size

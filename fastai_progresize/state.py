@@ -13,7 +13,7 @@ from fastai.callback.training import GradientAccumulation
 from .files import whole_file
 from .distrib import all_ranks
 
-# %% ../nbs/07b_state.ipynb #0a8534d4
+# %% ../nbs/07b_state.ipynb #598806a9
 def plain(
     o:object, # Tensors, arrays, numbers and texts, in lists, tuples and dicts
 ):
@@ -29,7 +29,7 @@ def plain(
     raise ValueError(f"A {type(o).__name__} cannot be kept in a checkpoint: keep tensors, numbers, texts, and lists,"
                      " tuples and dicts of them")
 
-# %% ../nbs/07b_state.ipynb #e0d2fe00
+# %% ../nbs/07b_state.ipynb #dafdef2b
 def random_state()->dict:
     "fastai's `get_random_states` as plain values"
     res = get_random_states()
@@ -47,7 +47,7 @@ def set_random_state(
     set_random_states(**{**state, 'numpy_state': numpy_state, 'torch_state': state['torch_state'].cpu(),
                          'torch_cuda_state': cuda})
 
-# %% ../nbs/07b_state.ipynb #eeff7d12
+# %% ../nbs/07b_state.ipynb #1d6f654c
 _kept = {TrackerCallback:('best','wait'), GradientAccumulation:('count',), Recorder:('lrs','losses','iters','values'),
          ParamScheduler:('hps',), ShowGraphCallback:('nb_batches',)}
 
@@ -118,7 +118,7 @@ def _set_grad(p, g, device):
     if isinstance(g, int): p.grad = torch.zeros_like(p)
     else: p.grad = None if g is None else g.to(device)
 
-# %% ../nbs/07b_state.ipynb #50efe81f
+# %% ../nbs/07b_state.ipynb #07bda8ae
 def run_state(
     learn:Learner, # In training, at the end of an epoch
 )->dict:

@@ -51,7 +51,7 @@ def _probe(learn, dls, cbs, unfreeze):
     if unfreeze: res.unfreeze()
     return res
 
-# %% ../nbs/06a_trial.ipynb #1cb8f359
+# %% ../nbs/06a_trial.ipynb #82c3d121
 def _one_batch(dl): return copy_dl(dl, num_workers=0).one_batch()
 
 def try_step(
@@ -109,7 +109,7 @@ def _load_times(dl, seconds):
         if times[-1]>seconds and len(times)>3: break
     return times
 
-# %% ../nbs/06a_trial.ipynb #52a388bc
+# %% ../nbs/06a_trial.ipynb #c1ba05c6
 def try_stage(
     learn:Learner, # The Learner that is to train
     dls:DataLoaders, # Data of a stage

@@ -7,8 +7,8 @@ def splitter(items): return [i for i,o in enumerate(items) if o.parent.parent.na
 
 def block(item=None, batch=None):
     def make(path):
-        d = DataBlock((ImageBlock,CategoryBlock), get_items=files, get_y=parent_label, splitter=splitter, item_tfms=item,
-                      batch_tfms=batch)
+        d = DataBlock((ImageBlock,CategoryBlock), get_items=files, get_y=parent_label, splitter=splitter,
+                      item_tfms=item, batch_tfms=batch)
         return d.dataloaders(path, bs=5, num_workers=0)
     return make
 
@@ -57,7 +57,7 @@ def test_own_size(path, kind, bs):
 
 def described(t):
     "All of `t` but its size, and what it has drawn"
-    drawn = ('tl','cp_size','pcts','size','train_size','max_sz','mat','final_size','do','orig_sz','aff_fs','coord_fs','lighting')
+    drawn = ('tl','cp_size','pcts','size','train_size','max_sz','mat','do','orig_sz','aff_fs','coord_fs','lighting')
     return {k: str(v) for k,v in t.__dict__.items() if k not in drawn and not k.startswith('_')}
 
 def size_of(t): return getattr(t, 'max_sz', getattr(t, 'size', None))
@@ -103,11 +103,11 @@ assert not [o for o in sys.modules if o.startswith('fastai_progresize')]
 
 def torch_model():
     "Of torch's layers only: the other models of these tests are in a module that imports the package"
-    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                         nn.Linear(8, 10))
+    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+                         nn.Flatten(), nn.Linear(8, 10))
 
 def test_export(path, tmp_path):
-    "A learner of fastai's own `DataLoaders`, at its own size or another, fast or not: its export needs nothing of this package"
+    "A learner of fastai's own `DataLoaders`, at its own size or another: its export needs nothing of this package"
     images,exported = get_image_files(path).sorted()[:3],{}
     for sizes,fast in (((24,48),True), ((24,32),True), ((24,32),False)):
         dls = ImageDataLoaders.from_folder(path, valid='val', item_tfms=Resize(96), bs=8, num_workers=0,

@@ -1,5 +1,5 @@
-"""What is relied on in the insides of fastai, fasttransform, Pillow and accelerate, one small test each: a failure says what has
-changed. Where it is missing, fast loading switches itself off, and other things raise a clear error."""
+"""What is relied on in the insides of fastai, fasttransform, Pillow and accelerate, one small test each: a failure says
+what has changed. Where it is missing, fast loading switches itself off, and other things raise a clear error."""
 import inspect, types
 import pytest
 from fastai.callback.training import GradientAccumulation
@@ -17,10 +17,10 @@ def jpeg(tmp_path):
 
 def test_jpeg_subclass(jpeg):
     f = read._Jpeg(jpeg)
-    assert f._size==(64,48) and f.size==(64,48) and f._im is None, "an unread JpegImageFile has its size in `_size`, `_im` is None"
+    assert f._size==f.size==(64,48) and f._im is None, "an unread JpegImageFile has its size in `_size`, `_im` is None"
     f.draft(None, (32,24))
     f.load()
-    assert f.size==f._size==(32,24) and f.im.size==(32,24), "`draft` and `load` of a JpegImageFile keep `_size` up to date"
+    assert f.size==f._size==f.im.size==(32,24), "`draft` and `load` of a JpegImageFile keep `_size` up to date"
     assert '_size' in vars(Image.Image()), "Pillow keeps the size of an image in `_size`, which `ScaledImage` sets"
     assert '_mode' in vars(Image.Image()), "Pillow keeps the mode of an image in `_mode`, which `ScaledImage` sets"
 
@@ -39,7 +39,8 @@ def test_bomb_check():
     assert Image._decompression_bomb_check((10,10)) is None
 
 def test_size_is_patched():
-    assert isinstance(Image.new('L', (2,3)).size, fastuple), "fastai patches `Image.size`, which `_Jpeg` undoes for speed"
+    size = Image.new('L', (2,3)).size
+    assert isinstance(size, fastuple), "fastai patches `Image.size`, which `_Jpeg` undoes for speed"
 
 # fastai and fasttransform: reading and augmenting
 
@@ -49,7 +50,7 @@ def test_open_args(jpeg):
 
 def test_encodes_of_a_function():
     f = Transform(PILImage.create).encodes.methods[0].implementation
-    assert f.__name__=='create' and f.__self__ is PILImage, "`Transform(PILImage.create).encodes` tells which class reads images"
+    assert (f.__name__,f.__self__)==('create',PILImage), "`Transform(PILImage.create).encodes` tells who reads images"
 
 def test_subclass_keeps_methods():
     class Mine(ToTensor):
@@ -60,7 +61,8 @@ def test_subclass_keeps_methods():
 
 def test_crop_pad_is_called(jpeg):
     "All of fastai's item transforms resize by `crop_pad`, which `ScaledImage` has its own of"
-    for tfm in (Resize(16), Resize(16, ResizeMethod.Pad), Resize(16, ResizeMethod.Squish), RandomResizedCrop(16), RatioResize(16)):
+    resizes = [Resize(16, o) for o in (ResizeMethod.Crop, ResizeMethod.Pad, ResizeMethod.Squish)]
+    for tfm in (*resizes, RandomResizedCrop(16), RatioResize(16)):
         im = read.ScaledImage.create(jpeg)
         tfm(im, split_idx=0)
         assert im._im is None, f'{tfm.name} reads a `ScaledImage` in another way than by `crop_pad`'
@@ -77,14 +79,15 @@ def test_warps():
 
 def test_affine_arguments():
     names = ['self','aff_fs','coord_fs','size','mode','pad_mode','mode_mask','align_corners']
-    assert list(inspect.signature(AffineCoordTfm.__init__).parameters)[:8]==names, "arguments of `AffineCoordTfm`, by place"
+    got = list(inspect.signature(AffineCoordTfm.__init__).parameters)
+    assert got[:8]==names, "arguments of `AffineCoordTfm`, by place"
 
 # fastai's loaders and Learner
 
 def test_fake_loader(dls):
     f = dls.train.fake_l
-    assert list(inspect.signature(type(f).__init__).parameters)[1:]==['d','pin_memory','num_workers','timeout','persistent_workers',
-                                                                      'pin_memory_device'], "arguments of a loader's `fake_l`"
+    names = ['self','d','pin_memory','num_workers','timeout','persistent_workers','pin_memory_device']
+    assert list(inspect.signature(type(f).__init__).parameters)==names, "arguments of a loader's `fake_l`"
     assert isinstance(dls.train.rng, random.Random), "a loader draws the order of its items from `rng`"
     new = copy_dl(dls.train, bs=2)
     assert new.fake_l.d is new and new.fake_l is not f, "`fake_l` iterates over the loader in its `d`"
@@ -92,7 +95,8 @@ def test_fake_loader(dls):
 def test_epoch_loop():
     source = inspect.getsource(Learner._do_fit)
     assert 'for epoch in range(self.n_epoch):' in source and "self._with_events(self._do_epoch, 'epoch'" in source
-    assert 'self._with_events(self._do_fit' in inspect.getsource(Learner.fit), "`fit` looks `_do_fit` up when it is called"
+    source = inspect.getsource(Learner.fit)
+    assert 'self._with_events(self._do_fit' in source, "`fit` looks `_do_fit` up when it is called"
     assert list(inspect.signature(Learner._with_events).parameters)==['self','f','event_type','ex','final']
 
 def test_end_cleanup(dls):
@@ -123,7 +127,8 @@ def test_order_of_the_swap():
 def test_broadcast():
     from fastai.distributed import DistributedDL, DistributedTrainer
     assert list(inspect.signature(DistributedDL._broadcast).parameters)==['self','t','rank']
-    assert 'self._broadcast(idxs,0)' in inspect.getsource(DistributedDL.get_idxs), "the order of the items goes by `_broadcast`"
+    source = inspect.getsource(DistributedDL.get_idxs)
+    assert 'self._broadcast(idxs,0)' in source, "the order of the items goes by `_broadcast`"
     assert 'self.accelerator.prepare' in inspect.getsource(DistributedTrainer.before_fit)
 
 def test_free_memory():
@@ -161,6 +166,8 @@ def broken(*args, **kwargs): raise AttributeError('it has gone')
 
 def without(module, name): return types.SimpleNamespace(**{k:v for k,v in vars(module).items() if k!=name})
 
+def black(im, box, size, mode): return torch.zeros(3, *size[::-1], dtype=torch.uint8)
+
 changes = dict(
     bomb_check  = lambda m: m.setattr(read, 'Image', without(Image, '_decompression_bomb_check')),
     open_args   = lambda m: m.setattr(PILImage, '_open_args', {}),
@@ -168,7 +175,7 @@ changes = dict(
     other_read  = lambda m: m.setattr(read, '_scaled', {}),
     jpeg_size   = lambda m: m.setattr(read._Jpeg, 'size', property(broken)),
     draft       = lambda m: m.setattr(read._Jpeg, 'draft', broken),
-    wrong_crop  = lambda m: m.setattr(read, '_resize', lambda im, box, size, mode: torch.zeros(3, *size[::-1], dtype=torch.uint8)),
+    wrong_crop  = lambda m: m.setattr(read, '_resize', black),
     coefficients = lambda m: m.setattr(augment, 'find_coeffs', broken),
     projection  = lambda m: m.setattr(augment, '_project', lambda mat, size, align: torch.zeros(len(mat), *size, 2)),
 )
@@ -193,7 +200,8 @@ def test_fast_loading_is_on(path, plain_weights, untried):
 def test_get_dls_without_fast_loading(path, monkeypatch, untried):
     changes['open_args'](monkeypatch)
     with pytest.warns(UserWarning, match='Fast loading is switched off'): dls = get_dls(32, 8, path, num_workers=0)
-    assert type(dls.train_ds[0][0]) is PILImage and not any(isinstance(o, augment.AffineOnce) for o in dls.after_batch.fs)
+    assert type(dls.train_ds[0][0]) is PILImage
+    assert not any(isinstance(o, augment.AffineOnce) for o in dls.after_batch.fs)
 
 def test_at_size_without_fake_loader(dls, monkeypatch):
     monkeypatch.setattr(dls.train, 'fake_l', types.SimpleNamespace())

@@ -12,7 +12,7 @@ from copy import deepcopy
 from fastai.vision.all import *
 from ..stage import hw, short_size
 
-# %% ../../nbs/03c_augment.ipynb #1e0e9a1b
+# %% ../../nbs/03c_augment.ipynb #9038d362
 def _draw_zoom(x, min_scale, max_scale, batch):
     if batch: return x.new_zeros(x.size(0)) + random.uniform(min_scale, max_scale)**-.5
     return x.new_empty(x.size(0)).uniform_(min_scale, max_scale).rsqrt()
@@ -31,7 +31,7 @@ def crop_zoom(
     draw = partial(_draw_zoom, min_scale=min_scale, max_scale=max_scale, batch=batch)
     return Zoom(draw=draw, p=1., batch=batch, **kwargs)
 
-# %% ../../nbs/03c_augment.ipynb #715ba2bc
+# %% ../../nbs/03c_augment.ipynb #493c4f68
 def homography(
     mat:Tensor, # Affine matrix of each image, (images, 2, 3)
     warps:list, # Coordinate transforms of `Warp`, which come after
@@ -81,7 +81,7 @@ def get_presize(
     by = min(1.75, max(1.1, (460/min(hw(size)))**.292))
     return short_size(tuple(round(o*by) for o in hw(size)))
 
-# %% ../../nbs/03c_augment.ipynb #b72ba24f
+# %% ../../nbs/03c_augment.ipynb #1c4e08d9
 def presize_keep(
     min_scale:float, # Smallest crop in training, as a share of the area
     max_scale:float=1., # Largest crop in training, as a share of the area
@@ -89,7 +89,7 @@ def presize_keep(
     "The share of the presize that is as sharp in validation, where nothing is cropped, as in training"
     return (min_scale*max_scale)**.12
 
-# %% ../../nbs/03c_augment.ipynb #9d6432e8
+# %% ../../nbs/03c_augment.ipynb #b5699749
 class Presize(Resize):
     "`Resize` to `size` in training, in validation to a share `keep` of it"
     def __init__(self,
@@ -112,7 +112,7 @@ class Presize(Resize):
     def encodes(self, x:TensorBase): return x    # labels: fastai searches for a method per item
     def encodes(self, x:TensorBBox|TensorPoint): return Resize.encodes(self, x)
 
-# %% ../../nbs/03c_augment.ipynb #787ae725
+# %% ../../nbs/03c_augment.ipynb #b83949ab
 _item_sizers = (Resize,RandomResizedCrop,RandomCrop,CropPad,RatioResize)
 
 def _only(tfms, kind):

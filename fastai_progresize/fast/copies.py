@@ -12,7 +12,7 @@ import errno, hashlib
 from fastai.vision.all import *
 from ..files import raise_faults, reason, whole_file
 
-# %% ../../nbs/03a_copies.ipynb #83bc9505
+# %% ../../nbs/03a_copies.ipynb #8ed943e7
 def presized_file(
     fn:str|Path, # An image file
     cache:Path, # Folder of copies of one size

@@ -18,7 +18,7 @@ from .copies import presize_images
 from .read import ScaledImage, ScaledToTensor, read_scaled
 from .augment import AffineOnce, Presize, crop_zoom, get_presize, one_interpolation, presize_keep
 
-# %% ../../nbs/03d_loaders.ipynb #662788ce
+# %% ../../nbs/03d_loaders.ipynb #c4050be1
 def _try_reading(file):
     ds = read_scaled(Datasets([file], [[PILImage.create]]))
     if not isinstance(ds[0][0], ScaledImage): raise TypeError('`PILImage.create` is not found in a dataset')
@@ -89,7 +89,7 @@ def fast(self:DataLoaders,
                    for dl,t in zip(self.loaders, tfms)]
     return res
 
-# %% ../../nbs/03d_loaders.ipynb #395eb803
+# %% ../../nbs/03d_loaders.ipynb #495fc6ea
 def _image_files(path, folders): return get_image_files(path, folders=folders).sorted()
 
 def seeded_split(

@@ -36,7 +36,7 @@ def _resize(im, box, size, mode):
         return x[:,top:top+h,left:left+w].contiguous()
     return F.interpolate(x[None,:,top:bottom,left:right], size[::-1], mode=mode, antialias=True)[0]
 
-# %% ../../nbs/03b_read.ipynb #16187bac
+# %% ../../nbs/03b_read.ipynb #fb1a0f0a
 class ScaledImage(PILImage):
     "A `PILImage` that is decoded when it is used: a JPEG at 1/2, 1/4 or 1/8 of its size, if that is enough"
     fn,file,planes = None,None,None
@@ -70,7 +70,7 @@ class ScaledImage(PILImage):
         if self._im is None and self.fn is not None: self.im = self.decode_image()[0].im
         return super().load()
 
-# %% ../../nbs/03b_read.ipynb #c9e77187
+# %% ../../nbs/03b_read.ipynb #3cd6ae0c
 @patch
 def _source(self:ScaledImage, need):
     "The file to decode, and by what factors it is smaller than the original"
@@ -97,7 +97,7 @@ def decode_image(self:ScaledImage,
 @patch
 def _is_lazy(self:ScaledImage): return self._im is None and self.fn is not None
 
-# %% ../../nbs/03b_read.ipynb #e02a0cfe
+# %% ../../nbs/03b_read.ipynb #1c96332e
 @patch
 def crop_pad(self:ScaledImage,
     sz:int|tuple, # Size of the crop, (width, height), px
@@ -123,11 +123,11 @@ def crop_pad(self:ScaledImage,
     res.planes = _resize(im, box, resize_to, _torch_modes[resize_mode])
     return res
 
-# %% ../../nbs/03b_read.ipynb #b15260ce
+# %% ../../nbs/03b_read.ipynb #1aa1418f
 class ScaledImageBW(ScaledImage, PILImageBW):
     "A `PILImageBW` that is decoded when it is used"
 
-# %% ../../nbs/03b_read.ipynb #0f2ab899
+# %% ../../nbs/03b_read.ipynb #97f85601
 class ScaledToTensor(ToTensor):
     "`ToTensor` that is quick for `ScaledImage`"
     def encodes(self, o:ScaledImage):
@@ -135,7 +135,7 @@ class ScaledToTensor(ToTensor):
         return o._tensor_cls(torch.from_numpy(np.stack([np.asarray(c) for c in o.split()])))
     def encodes(self, o:TensorBase): return o     # labels: fastai searches for a method per item
 
-# %% ../../nbs/03b_read.ipynb #0545102d
+# %% ../../nbs/03b_read.ipynb #d5411b7a
 class ReadImage(Transform):
     "Read images as `image_cls`"
     def __init__(self,
