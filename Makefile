@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PYTHONWARNINGS ?= ignore
 export OMP_WAIT_POLICY ?= passive# threads that wait leave the cores to the processes that load
 
-.PHONY: demo test test-long bench evidence notebooks readme docs clean
+.PHONY: demo test quick test-long bench evidence notebooks readme docs clean
 .DELETE_ON_ERROR:
 
 .venv/bin/python:
@@ -21,9 +21,12 @@ export OMP_WAIT_POLICY ?= passive# threads that wait leave the cores to the proc
 demo: .venv/.installed          # train on sample images through growing sizes
 	$(BIN)/progresize-demo
 
-test: .venv/.dev                # run notebooks and tests, up to 15 minutes on 2 cores: two processes with a thread each
+test: .venv/.dev                # run notebooks and tests: two processes with a thread each
 	QUICK=1 OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+quick: .venv/.dev               # what is relied on in fastai, and equality with the loops written by hand
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/test_private.py tests/test_equal.py
 
 test-long: .venv/.dev           # the tests that take minutes
 	$(BIN)/python -m pytest -m long

@@ -6,9 +6,9 @@ results = Path(__file__).parent/'results.json'
 
 def paired(a, b, n):
     "What `a` and `b` return, `n` times in turn: medians, and median and range of the ratio of `b` to `a`"
-    xs = [(a(),b()) if i%2 else (b(),a())[::-1] for i in range(n)]
-    rs = [y/x for x,y in xs]
-    return dict(book=np.median([x for x,_ in xs]), ours=np.median([y for _,y in xs]), ratio=np.median(rs), low=min(rs), high=max(rs))
+    xs,ys = np.array([(a(),b()) if i%2 else (b(),a())[::-1] for i in range(n)]).T
+    rs = ys/xs
+    return dict(book=np.median(xs), ours=np.median(ys), ratio=np.median(rs), low=rs.min(), high=rs.max())
 
 def save_rows(name, rows):
     "Print `rows` as they come, and put them under `name` in the file of all results; plot those that are there"
@@ -31,9 +31,12 @@ def plot_speed():
     df = load('batches','at_size','items','large')
     fig,ax = plt.subplots(figsize=(8, .45*len(df)+.8))
     for i,r in enumerate(df.itertuples()):
-        ax.barh(i, r.ratio, color='tab:blue' if 'batches' in r.measure else 'tab:orange', xerr=[[r.ratio-r.low],[r.high-r.ratio]])
+        color = 'tab:blue' if 'batches' in r.measure else 'tab:orange'
+        ax.barh(i, r.ratio, color=color, xerr=[[r.ratio-r.low],[r.high-r.ratio]])
         ax.plot([r.target]*2, [i-.4,i+.4], 'k', lw=2)
-    ax.set(yticks=range(len(df)), yticklabels=[f"{r.what} ({r.measure.split(', ')[1]})" for r in df.itertuples()], xlabel="images a second, over the book's (black: aimed at)", xscale='log')
+    names = [f"{r.what} ({r.measure.split(', ')[1]})" for r in df.itertuples()]
+    ax.set(yticks=range(len(df)), yticklabels=names, xscale='log')
+    ax.set_xlabel("images per second, over the book's (black: aimed at)")
     ax.set_xlim(1)
     ax.xaxis.set_major_formatter('{x:g}')
     ax.invert_yaxis()

@@ -50,7 +50,7 @@ class Experiment:
         "What happens when in its run, which starts from scratch"
         return Plan(self.stages, lr_max=self.lr_max, fit=self.fit).filled(frozen=False)
 
-# %% ../nbs/11_book.ipynb #74032e80
+# %% ../nbs/11_book.ipynb #454079a8
 def imagenette(
     url:str=URLs.IMAGENETTE, # One of fastai's three: `URLs.IMAGENETTE`, `URLs.IMAGENETTE_160`, `URLs.IMAGENETTE_320`
 )->Path: # Folder with `train` and `val`
@@ -133,7 +133,7 @@ def learner(self:Experiment,
     learn = Learner(dls, self.model(n_out=dls.c), loss_func=self.loss_func(), metrics=accuracy, cbs=cbs)
     return learn.to_fp16() if self.fp16 and torch.cuda.is_available() else learn
 
-# %% ../nbs/11_book.ipynb #29b9263d
+# %% ../nbs/11_book.ipynb #f7e97353
 def small_cnn(
     block:callable, # Function of the channels in and out that returns a layer of stride 2
     n_out:int, # Number of classes
@@ -247,7 +247,7 @@ def list_experiments()->pd.DataFrame: # A row per experiment
     def _row(e): return dict(name=e.name, about=e.about, accuracy=e.accuracy, epoch=_per_size(e.seconds))
     return pd.DataFrame(map(_row, experiments.values())).set_index('name')
 
-# %% ../nbs/11_book.ipynb #831a3d88
+# %% ../nbs/11_book.ipynb #bbb361ee
 def _show_lr(e, learn, out):
     "What `lr_find` suggests, beside what the book takes"
     print(f"{e.name}: lr_find suggests {learn.lr_find().valley:.2g}, the book takes {e.lr_max:g}")
@@ -263,7 +263,7 @@ def _run(e, seed, dls, out):
     learn.path,learn.model_dir = out,'.'
     if e.lr_find and not (out/'lr_find.png').exists(): _show_lr(e, learn, out)
     resume = saved.exists()
-    print(f"{e.name}, seed {seed}{': goes on' if resume else ''}")
+    print(f"{e.name}, seed {seed}{': continues' if resume else ''}")
     learn.fit_progressive(e.plan, get_dls=dls, check=not e.leak, checkpoint=saved.with_suffix(''), resume=resume)
     df = learn.stage_history.assign(run=e.name, seed=seed, book=e.accuracy, book_seconds=_per_size(e.seconds))
     if e.tta: df.loc[df.index[-1],'tta'] = accuracy(*learn.tta()).item()

@@ -178,7 +178,7 @@ def progresize_fit(
         fit_folder(Path(path), Path(out), plan, compare, seed, learner, checkpoint, resume, preflight or None,
                    presize=presize, cache=cache, num_workers=num_workers, verify=True if verify=='error' else verify)
 
-# %% ../nbs/12_cli.ipynb #b5665af6
+# %% ../nbs/12_cli.ipynb #3742b17d
 def show_book(
     runs:pd.DataFrame=None, # Rows of `run_experiment`; None: only the book's figures
 )->str:

@@ -44,7 +44,7 @@ def _later_lr(lr):
     "A third of `lr`, for the stages after the first"
     return slice(lr.start and lr.start/3, lr.stop/3) if isinstance(lr, slice) else lr and lr/3
 
-# %% ../nbs/00a_plan.ipynb #71ee5078
+# %% ../nbs/00a_plan.ipynb #e39bc6b9
 _cycle = ('pct_start','div','div_final','lr_mult')
 
 def _check_cycle(pct_start, **kwargs):
@@ -58,7 +58,7 @@ def _check_values(bs, lr, freeze_epochs):
     for o in bs if is_list(bs) else [bs]:
         if o is not None: check_count('bs', o)
     for o in lr if is_list(lr) else [lr]:
-        if o is not None: check_lr(o, fit=None)
+        if o is not None: check_lr(o)
     check_count('freeze_epochs', freeze_epochs, 0)
 
 def _make_stages(n_epoch, sizes, size, bs, lr_max, freeze_epochs):

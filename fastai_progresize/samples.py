@@ -14,7 +14,7 @@ from fastai.vision.all import *
 from PIL import ImageDraw, ImageEnhance, ImageFont
 from sklearn.datasets import load_sample_images
 
-# %% ../nbs/10_samples.ipynb #693f404c
+# %% ../nbs/10_samples.ipynb #db167b75
 glyph_classes = list('ABCDEFGHIJ')
 _fonts = 'DejaVuSans* DejaVuSerif* STIXGeneral* cmb10* cmr10* cmss10* cmtt10* cmti10*'.split()
 
@@ -27,7 +27,7 @@ def glyph_photos()->L: # Two of `Image.Image`
     "The photographs that scikit-learn ships, with less contrast"
     return L(load_sample_images().images).map(lambda o: ImageEnhance.Contrast(Image.fromarray(o)).enhance(.3))
 
-# %% ../nbs/10_samples.ipynb #cb958e38
+# %% ../nbs/10_samples.ipynb #e666266a
 def _background(photos, rng, sides):
     "A random crop of one of `photos`, its sides between two `sides`"
     w,h = rng.randint(*sides),rng.randint(*sides)
@@ -67,7 +67,7 @@ def draw_glyph(
     im.paste(tuple(rng.randint(*shades) for _ in range(3)), (x,y), mask)
     return im
 
-# %% ../nbs/10_samples.ipynb #1cb5affe
+# %% ../nbs/10_samples.ipynb #2c26497c
 @contextmanager
 def whole_dir(
     path:Path, # Folder to make

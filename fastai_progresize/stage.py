@@ -31,24 +31,40 @@ def short_size(
     h,w = hw(size)
     return h if h==w else (h,w)
 
-# %% ../nbs/00_stage.ipynb #1d427418
+# %% ../nbs/00_stage.ipynb #c07c1953
 def is_number(
     o:object # Anything
 )->bool: # Not of True and False
     "Is `o` a number?"
     return isinstance(o, Real) and not isinstance(o, bool)
 
-def is_list(o): return isinstance(o, (tuple,list,L))    # `is_listy` takes a slice for a list
+def is_list(
+    o:object # Anything
+)->bool: # Not of a `slice`, which `is_listy` takes for one
+    "Is `o` a list of values?"
+    return isinstance(o, (tuple,list,L))
 
-def check_count(name, n, least=1):
+def check_count(
+    name:str, # Name of the argument
+    n:int, # Its value
+    least:int=1, # Smallest value
+):
+    "Raise a `ValueError` if `n` is no int of at least `least`"
     if not _is_int(n) or n<least: raise ValueError(f"{name}={n!r}: pass an int of at least {least}")
 
 _fits = ('fine_tune','fit_one_cycle','single_cycle')
 
-def check_fit(fit):
+def check_fit(
+    fit:str, # A kind of fit
+):
+    "Raise a `ValueError` if there is no such `fit`"
     if fit not in _fits: raise ValueError(f"fit={fit!r} is unknown: pass one of {', '.join(map(repr, _fits))}")
 
-def check_lr(lr, fit):
+def check_lr(
+    lr:float|slice, # A learning rate
+    fit:str=None, # The fit that gets it, None if it is not known
+):
+    "Raise a `ValueError` if nothing can be trained with `lr`"
     lrs = [o for o in (lr.start,lr.stop) if o is not None] if isinstance(lr, slice) else [lr]
     if not lrs or not all(is_number(o) and 0<o<float('inf') for o in lrs):
         raise ValueError(f"lr={lr!r}: pass a positive, finite number, or a `slice` of them")

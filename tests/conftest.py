@@ -1,6 +1,6 @@
 import matplotlib; matplotlib.use('agg')
 import pytest
-from fastai_progresize.data import get_dls
+from fastai_progresize.fast.loaders import get_dls
 from fastai_progresize.samples import glyphs
 
 @pytest.fixture(scope='session')

@@ -1,21 +1,52 @@
-"Train in several processes, unstopped and stopped and resumed: `torchrun --nproc_per_node 2 distributed_run.py IMAGES FOLDER`"
+"Train in two processes: `torchrun --nproc_per_node 2 distributed_run.py IMAGES FOLDER`"
 import sys
 from helpers import *
 from fastai.distributed import *
 
 images,folder = map(Path, sys.argv[1:])
 folder.mkdir(exist_ok=True)
-for frozen in (False,True):
-    def trained(name, **kwargs):
-        learn = new_learner(images, 2, [CSVLogger(), SaveModelCallback()], folder/f'{name}-{frozen}', frozen=frozen)
-        with learn.distrib_ctx(sync_bn=False, cpu=True): run(learn, checkpoint='a', **kwargs)
-        return learn
-    whole = trained('whole')
-    try: trained('part', cbs=StopAt(4 if frozen else 5))
+
+def trained(name, frozen, **kwargs):
+    learn = new_learner(images, 2, [CSVLogger(), SaveModelCallback()], folder/f'{name}-{frozen}', frozen=frozen)
+    with learn.distrib_ctx(sync_bn=False, cpu=True): run(learn, checkpoint='a', **kwargs)
+    return learn
+
+def save(learn, name, frozen):
+    history = learn.stage_history.drop(columns=['seconds','images/s']).to_dict('list')
+    res = weights(learn),history,type(learn.model).__name__
+    torch.save(res, folder/f'{name}-{frozen}-{rank_distrib()}.pth')
+
+def stopped_and_not(frozen):
+    "A run that is not stopped, and one that is, and is resumed"
+    save(trained('whole', frozen), 'whole', frozen)
+    try: trained('part', frozen, cbs=StopAt(4 if frozen else 5))
     except KeyboardInterrupt: pass
-    part = trained('part', resume=True)
-    for name,learn in (('whole',whole),('part',part)):
-        torch.save((weights(learn), learn.stage_history.drop(columns=['seconds','images/s']).to_dict('list'), type(learn.model).__name__), folder/f'{name}-{frozen}-{rank_distrib()}.pth')
-    if not frozen:
-        try: run(small_learner(get_dls(48, 8, images, num_workers=0)), bs=1000)
-        except ValueError as e: (folder/f'error-{rank_distrib()}').write_text(str(e))
+    save(trained('part', frozen, resume=True), 'part', frozen)
+
+class Batches(Callback):
+    "The training batches of each epoch as they come to the model"
+    order,run_valid = 100,False
+    def before_fit(self): self.epochs = []
+    def before_train(self): self.epochs.append([])
+    def before_step(self):
+        x,y = (o.detach().as_subclass(Tensor).clone() for o in (self.x,self.y))
+        self.epochs[-1].append((x,y))
+
+def plain_run():
+    "Of a model without BatchNorm, whose body is frozen at first: weights, and what it was trained on"
+    learn = new_learner(images, 2, [Batches()], folder/'plain', model=plain_model, frozen=True, opt_func=SGD)
+    start = weights(learn)
+    with learn.distrib_ctx(sync_bn=False, cpu=True): run(learn, lr_max=.1, lr_mult=1)
+    torch.save((start, weights(learn), learn.batches.epochs), folder/f'plain-{rank_distrib()}.pth')
+
+def error_run():
+    try: run(small_learner(get_dls(48, 8, images, num_workers=0)), bs=1000)
+    except ValueError as e: (folder/f'error-{rank_distrib()}').write_text(str(e))
+
+from fastai.distributed import DistributedDL
+own = DistributedDL._broadcast
+stopped_and_not(frozen=False)
+error_run()
+stopped_and_not(frozen=True)
+plain_run()
+(folder/f'broadcast-{rank_distrib()}').write_text(str(DistributedDL._broadcast is own))

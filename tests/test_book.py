@@ -1,20 +1,21 @@
-"The book's experiments: each runs, equals what the book does, and goes on where it was stopped"
-import os, pytest, subprocess, sys
+"The book's experiments: each runs, equals what the book does, and continues from where it was stopped"
+import pytest, shutil, subprocess
 from dataclasses import replace
 from helpers import *
-from fastai_progresize.book import _files
+from fastai_progresize.book import _files, experiments, run_experiment
+from fastai_progresize.samples import draw_glyph, glyph_fonts, glyph_photos
 
 small = dict(scale=.1, epochs=1, bs=8, subset=16, num_workers=0)
-others = dict(ch07_compute_matched=['ch07_compute_matched_same_pixels','ch07_compute_matched_same_seconds'], ch07_leak=['ch07_leak_new_splits'])
+others = dict(ch07_compute_matched=['ch07_compute_matched_same_pixels','ch07_compute_matched_same_seconds'],
+              ch07_leak=['ch07_leak_new_splits'])
 
-def command(*args, cwd, **env):
-    return subprocess.run([Path(sys.executable).parent/'progresize-book', *map(str, args)], cwd=cwd, capture_output=True, text=True, env={**os.environ, **env})
+command,shell_command = partial(in_process, 'progresize-book'),partial(in_shell, 'progresize-book')
 
-def test_list(tmp_path):
-    "One a line, thirteen or more, with the book's figures"
-    r = command(cwd=tmp_path)
-    lines = r.stdout.splitlines()
-    assert r.returncode==0 and len(lines)==len(experiments)>=13
+def test_list(capsys):
+    "One per line, thirteen or more, with the book's figures"
+    assert command()==(0,'')
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines)==len(experiments)>=13
     for o,l in zip(experiments, lines): assert l.startswith(o) and o.startswith(('ch07_','ch14_'))
     line, = [o for o in lines if o.startswith('ch07_progressive ')]
     assert '86.3%' in line and '30 s at 128 px, 66 s at 224 px' in line
@@ -27,12 +28,16 @@ def check_runs(e, df, out, sizes):
     assert df.train_loss.notna().all() and df.valid_loss.notna().all() and df.accuracy.between(0, 1).all()
     assert ('tta' in df and 0<=mine.tta.iloc[-1]<=1)==e.tta
     files = {o.name for o in (first(out.iterdir())).iterdir()}
-    assert {'epochs.csv','results.csv','runs.png'}<=files and ('lr_find.png' in files)==e.lr_find and not any(o.endswith('.ckpt') for o in files)
+    assert {'epochs.csv','results.csv','runs.png'}<=files and ('lr_find.png' in files)==e.lr_find
+    assert not any(o.endswith('.ckpt') for o in files)
     table = pd.read_csv(first(out.iterdir())/'results.csv', index_col=0)
     assert list(table.index)==list(df.run.unique())
     assert table.book.iloc[0]==e.accuracy or (e.accuracy is None and np.isnan(table.book.iloc[0]))
 
-@pytest.mark.parametrize('name', experiments)
+some = ('ch07_progressive_tta','ch07_leak','ch14_cnn')
+rest = [pytest.param(o, marks=pytest.mark.long) for o in experiments if o not in some]
+
+@pytest.mark.parametrize('name', [*some, *rest])
 def test_on_samples(path, tmp_path, name):
     "Every entry, a batch or two of each of its stages"
     e = experiments[name]
@@ -66,18 +71,22 @@ def test_full_size(imagenette_like, tmp_path, name):
     "The command at the book's sizes and batches, one epoch of each stage"
     e = experiments[name]
     few = [] if e.by_folder or max(s.bs for s in e.stages)>64 else ['--subset', 85]
-    r = command(name, '--path', imagenette_like, '--epochs', 1, *few, '--out', 'res', cwd=tmp_path)
+    r = shell_command(name, '--path', imagenette_like, '--epochs', 1, *few, '--out', 'res', cwd=tmp_path)
     assert r.returncode==0, r.stderr
     df = pd.read_csv(first((tmp_path/'res').iterdir())/'epochs.csv')
-    assert list(df[df.run==name]['size'].unique())==[s.size for s in e.stages] and df.train_loss.notna().all()
+    assert list(df[df.run==name]['size'].unique())==[s.size for s in e.stages]
+    assert df.train_loss.notna().all()
 
 def test_equals_the_book(path, tmp_path):
-    "Chapter 7's progressive training, its cells written out with fastai alone, at a quarter of the sizes and with a split that stays"
+    "Chapter 7's progressive training, written out with fastai alone, at a quarter of the sizes, with a fixed split"
     files = get_image_files(path).sorted()
-    split = [[files.index(o) for o in dl.items] for dl in experiments['ch07_progressive'].dls(224, 8, path, num_workers=0).loaders]
+    own = experiments['ch07_progressive'].dls(224, 8, path, num_workers=0)
+    split = [[files.index(o) for o in dl.items] for dl in own.loaders]
     def book_dls(bs, size):
-        dblock = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=lambda p: files, get_y=parent_label, splitter=lambda o: split,
-                           item_tfms=Resize(115), batch_tfms=[*aug_transforms(size=size, min_scale=0.75), Normalize.from_stats(*imagenet_stats)])
+        dblock = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=lambda p: files, get_y=parent_label,
+                           splitter=lambda o: split, item_tfms=Resize(115),
+                           batch_tfms=[*aug_transforms(size=size, min_scale=0.75),
+                                       Normalize.from_stats(*imagenet_stats)])
         return dblock.dataloaders(path, bs=bs, num_workers=0)
     rec = Record()
     a = Learner(book_dls(16, 32), xresnet50(n_out=10), loss_func=CrossEntropyLossFlat(), metrics=accuracy, cbs=rec)
@@ -93,7 +102,8 @@ def test_equals_the_book(path, tmp_path):
     assert [(s.size,s.n_epoch,s.bs) for s in e.stages]==[(32,4,16),(56,5,8)] and e.presize==115
     dls = partial(e.dls, path=path, num_workers=0)
     b = e.learner(dls(32, 16))
-    assert repr(b.loss_func)==repr(a.loss_func) and b.metrics[0].name==a.metrics[0].name and b.opt_func is a.opt_func and b.wd==a.wd and b.moms==a.moms
+    assert repr(b.loss_func)==repr(a.loss_func) and b.metrics[0].name==a.metrics[0].name
+    assert b.opt_func is a.opt_func and b.wd==a.wd and b.moms==a.moms
     assert not same_weights(weights(b), start)
     b.model.load_state_dict(start)
     b.add_cb(Record())
@@ -109,7 +119,8 @@ def test_resnets():
         assert [tuple(o[0].weight.shape[:2]) for o in list(m)[:3]]==[(32,3),(32,32),(64,32)]
         assert [len(o) for o in list(m)[4:8]]==layers
         assert m[-1].weight.shape==(10,width)
-    convs = [len(list(o for o in experiments[n].model(n_out=10).modules() if isinstance(o, nn.Conv2d))) for n in ('ch14_cnn','ch14_resblock','ch14_deeper')]
+    def n_convs(name): return sum(isinstance(o, nn.Conv2d) for o in experiments[name].model(n_out=10).modules())
+    convs = [n_convs(o) for o in ('ch14_cnn','ch14_resblock','ch14_deeper')]
     assert convs==[5, 15, 25]       # two and one to change the channels in each block
 
 def test_fast(path, tmp_path):
@@ -126,7 +137,8 @@ def test_leak(path):
     "With new splits the last one is the same, those before it have images of its validation set to train on"
     e = experiments['ch07_leak']
     leaky = first(e.others)(e, None)
-    splits = {(o.name,s): [set(dl.items) for dl in o.dls(s, 4, path, num_workers=0).loaders] for o in (e,leaky) for s in (128,224)}
+    def split(o, size): return [set(dl.items) for dl in o.dls(size, 4, path, num_workers=0).loaders]
+    splits = {(o.name,s): split(o, s) for o in (e,leaky) for s in (128,224)}
     fixed,last,early = splits[e.name,128],splits[leaky.name,224],splits[leaky.name,128]
     assert splits[e.name,224]==fixed==last
     assert not fixed[0]&last[1]
@@ -143,43 +155,59 @@ def test_matched():
 def test_subset(path):
     "The same share of each folder, the same images each time, every class"
     a = _files(path, 20)
-    assert a==_files(path, 20) and 15<=len(a)<=25 and {parent_label(o) for o in a}=={parent_label(o) for o in _files(path)}
+    assert a==_files(path, 20) and 15<=len(a)<=25
+    assert {parent_label(o) for o in a}=={parent_label(o) for o in _files(path)}
     assert {o.parent.parent.name for o in a}=={'train','val'}
 
-def test_killed_and_resumed(path, tmp_path):
-    "A command that is killed in its second seed goes on, and ends as one that was not"
-    args = ['ch14_deeper', '--path', path, '--scale', .2, '--epochs', 10, '--bs', 8, '--seeds', 2, '--num-workers', 0, '--out']
-    p = subprocess.Popen([Path(sys.executable).parent/'progresize-book', *map(str, args), 'a'], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    found = lambda pattern: list((tmp_path/'a').glob(f'*/{pattern}'))
+def test_killed_and_resumed(path, tmp_path, capsys):
+    "A command that is killed in its second seed continues, and ends as one that was not"
+    args = ['ch14_deeper', '--path', path, '--scale', .2, '--epochs', 10, '--bs', 8, '--seeds', 2, '--num-workers', 0,
+            '--out']
+    p = subprocess.Popen([bin_dir/'progresize-book', *map(str, args), 'a'], cwd=tmp_path, stdout=subprocess.DEVNULL,
+                         stderr=subprocess.DEVNULL)
+    def found(pattern): return list((tmp_path/'a').glob(f'*/{pattern}'))
     while not found('*-1.ckpt') and p.poll() is None: time.sleep(.01)
     p.kill()
     p.wait()
     assert found('*-1.ckpt') and not found('*-1.csv')
-    res = {o: command(*args, o, cwd=tmp_path) for o in 'ab'}
-    assert all(r.returncode==0 for r in res.values()), res['a'].stderr
-    assert 'seed 1: goes on' in res['a'].stdout and 'seed 0' not in res['a'].stdout
+    out = {}
+    for o in 'ab':
+        assert command(*args, o)==(0,'')
+        out[o] = capsys.readouterr().out
+    assert 'seed 1: ' in out['a'] and 'seed 0' not in out['a']
+    says = first(l for l in out['a'].splitlines() if 'seed 1: ' in l)
+    assert says.endswith(('goes on','continues'))
     a,b = (pd.read_csv(first((tmp_path/o).iterdir())/'epochs.csv') for o in 'ab')
     for k in ('run','seed','epoch','size','train_loss','valid_loss','accuracy'): assert a[k].equals(b[k]), k
     assert list(a.seed)==[0]*10+[1]*10
 
-def test_no_network(tmp_path):
+@pytest.fixture
+def no_network(tmp_path, monkeypatch):
+    monkeypatch.setenv('FASTAI_HOME', str(tmp_path/'home'))
+    monkeypatch.setenv('https_proxy', 'http://127.0.0.1:9')
+
+def test_no_network(no_network, tmp_path):
     "One line that says what could not be fetched, and what to do"
-    r = command('ch14_cnn', cwd=tmp_path, FASTAI_HOME=str(tmp_path/'home'), https_proxy='http://127.0.0.1:9')
+    r = shell_command('ch14_cnn', cwd=tmp_path)
     line, = r.stderr.strip().splitlines()
-    assert r.returncode==1 and 'imagenette2-160.tgz could not be fetched' in line and '--path' in line and '--samples' in line
+    assert r.returncode==1 and 'imagenette2-160.tgz could not be fetched' in line
+    assert '--path' in line and '--samples' in line
     assert not (tmp_path/'progresize-book').exists()
 
-def test_half_a_download(path, tmp_path):
+def test_half_a_download(no_network, path, tmp_path):
     "A folder with some of the images is not taken for Imagenette"
     half = tmp_path/'home'/'data'/'imagenette2'
     shutil.copytree(path, half)
-    r = command('ch07_baseline', cwd=tmp_path, FASTAI_HOME=str(tmp_path/'home'), https_proxy='http://127.0.0.1:9')
-    assert r.returncode==1 and 'holds 34 of the 13394 images' in r.stderr and '--path' in r.stderr and 'Traceback' not in r.stderr
+    r = shell_command('ch07_baseline', cwd=tmp_path)
+    assert r.returncode==1 and 'holds 34 of the 13394 images' in r.stderr
+    assert '--path' in r.stderr and 'Traceback' not in r.stderr
     assert len(get_image_files(half))==34
 
 def test_data_are_told_apart(path, tmp_path):
     "Two folders of one name do not share their results"
-    for o in 'ab': run_experiment('ch14_resnet18', shutil.copytree(path, tmp_path/o/'photos'), out=tmp_path/'res', **small)
+    for o in 'ab':
+        photos = shutil.copytree(path, tmp_path/o/'photos')
+        run_experiment('ch14_resnet18', photos, out=tmp_path/'res', **small)
     a,b = (tmp_path/'res').ls()
     assert all(o.name.startswith('ch14_resnet18-dataphotos-') and (o/'epochs.csv').exists() for o in (a,b))
 
@@ -191,7 +219,7 @@ def test_data_are_told_apart(path, tmp_path):
     (['ch07_baseline','--subset',0], 'subset=0: pass a number of images'),
     (['ch07_baseline','--scale',.1], 'bs=64 at 22 px is above the 28 images'),
 ])
-def test_bad_input(path, tmp_path, args, says):
-    r = command(*args, '--path', path, '--num-workers', 0, cwd=tmp_path)
-    line, = r.stderr.strip().splitlines()
-    assert r.returncode==1 and says in line
+def test_bad_input(path, capsys, args, says):
+    code,text = command(*args, '--path', path, '--num-workers', 0)
+    line, = (capsys.readouterr().err+text).strip().splitlines()
+    assert code==1 and says in line

@@ -1,4 +1,4 @@
-"Every callback sees one run, and after a run or an interrupt the learner works as ever"
+"Every callback sees one run, and after a run or an interrupt the learner works as usual"
 import pytest
 from fastai.callback.training import GradientAccumulation, GradientClip
 from helpers import *
@@ -25,7 +25,9 @@ def test_csv_of_rectangles(learn, tmp_path):
 class Watch(Callback):
     "What the trackers' comparisons were made with"
     order = 59
-    def before_fit(self): self.n_fit = getattr(self, 'n_fit', 0)+1; self.losses,self.valid_shapes = [],[]
+    def before_fit(self):
+        self.n_fit = getattr(self, 'n_fit', 0)+1
+        self.losses,self.valid_shapes = [],[]
     def before_validate(self): self.valid_shapes.append(tuple(first(self.dl)[0].shape[-2:]))
     def after_epoch(self): self.losses.append(self.recorder.values[-1][1])
 
@@ -69,7 +71,9 @@ def test_mix(learn, cb):
 def test_show_graph(learn):
     class Mbar(Callback):
         order = 66
-        def before_fit(self): self.graphs = []; self.learn.progress.mbar.update_graph = lambda g,*a: self.graphs.append([len(o[0]) for o in g])
+        def before_fit(self):
+            self.graphs = []
+            self.learn.progress.mbar.update_graph = lambda g,*a: self.graphs.append([len(o[0]) for o in g])
     m = Mbar()
     learn.fit_progressive(**run, cbs=[ShowGraphCallback(), m])
     assert m.graphs==[[3*i,i] for i in range(1, 6)]          # three batches an epoch, one curve over all of them
@@ -80,7 +84,9 @@ def test_accumulation(learn, fit):
     pending = []
     class Look(Callback):
         order = 80
-        def before_epoch(self): pending.append((self.gradient_accumulation.count, sum(p.grad.abs().sum().item() for p in self.model.parameters() if p.grad is not None)))
+        def before_epoch(self):
+            grads = [p.grad.abs().sum().item() for p in self.model.parameters() if p.grad is not None]
+            pending.append((self.gradient_accumulation.count, sum(grads)))
     learn.fit_progressive([Stage(32, 1), Stage(48, 2)], fit=fit, cbs=[GradientAccumulation(16), Look()])
     assert pending[0][0]==0 and pending[1]==(0,0.)           # 24 images, 16 a step: 8 would have waited
     assert pending[2][0]==8 and pending[2][1]>0              # within a stage they do wait
@@ -89,7 +95,9 @@ def test_clipping(learn):
     norms = []
     class Norm(Callback):
         order = 90
-        def before_step(self): norms.append(torch.stack([p.grad.norm() for p in self.model.parameters() if p.grad is not None]).norm().item())
+        def before_step(self):
+            grads = [p.grad.norm() for p in self.model.parameters() if p.grad is not None]
+            norms.append(torch.stack(grads).norm().item())
     learn.fit_progressive(**run, cbs=[GradientClip(.1), Norm()])
     assert len(norms)==15 and max(norms)<=.1001
 
@@ -101,7 +109,8 @@ def test_plots_and_finder(learn):
     assert len(rec.losses)==len(rec.lrs)==len(rec.hps['lr'])==len(rec.hps['mom'])==15
     assert rec.iters==[3,6,9,12,15] and len(rec.values)==5
     assert [float(o) for o in rec.lrs]==[float(h[-1][0]) for h in learn.record.hypers[-15:]]
-    rec.plot_sched(); rec.plot_loss(show_epochs=True)
+    rec.plot_sched()
+    rec.plot_loss(show_epochs=True)
     assert len(learn.plot_stages())==2
     assert learn.lr_find(num_it=10, show_plot=False).valley>0
     assert learn.validate()[0]==pytest.approx(learn.stage_history.valid_loss.iloc[-1], rel=1e-4)
@@ -120,7 +129,7 @@ def test_no_progress(learn):
     with learn.no_bar(), learn.no_logging(): learn.fit_progressive(**run)
     assert len(learn.stage_history)==5
 
-def test_second_run_starts_anew(learn):
+def test_second_run_starts_again(learn):
     learn.fit_progressive(**run)
     learn.fit_progressive(2, sizes=(32,48))
     assert list(learn.stage_history.epoch)==[0,1]
@@ -129,12 +138,14 @@ def test_pretrained_warns_once(path):
     from fastai_progresize.learner import _warn_pretrained
     _warn_pretrained.cache_clear()
     learn = vision_learner(get_dls(48, 8, path, num_workers=0), resnet18, pretrained=False)
-    learn.pretrained = True; learn.freeze()
+    learn.pretrained = True
+    learn.freeze()
     with pytest.warns(UserWarning, match='may hurt') as w: learn.fit_progressive((1,1), sizes=(32,48))
     n = len([o for o in w if 'may hurt' in str(o.message)])
     with warnings.catch_warnings(record=True) as w:
         warnings.simplefilter('always')
-        learn.fit_progressive(1, sizes=48); learn.fit_progressive((1,1), sizes=(32,48))
+        learn.fit_progressive(1, sizes=48)
+        learn.fit_progressive((1,1), sizes=(32,48))
     assert n==1 and not [o for o in w if 'may hurt' in str(o.message)]
 
 def test_frozen_body(dls):
@@ -163,7 +174,8 @@ def test_interrupt(dls, tmp_path, epoch, frozen, exc):
     cbs,metrics,start = list(learn.cbs),list(learn.metrics),weights(learn)
     grads,idx = [p.requires_grad for p in learn.model.parameters()],getattr(learn.opt, 'frozen_idx', 0)
     log = CSVLogger()
-    with pytest.raises(type(exc)): learn.fit_progressive(**run, cbs=[log, MixUp(), SaveModelCallback(), StopAt(epoch, exc)])
+    run_cbs = [log, MixUp(), SaveModelCallback(), StopAt(epoch, exc)]
+    with pytest.raises(type(exc)): learn.fit_progressive(**run, cbs=run_cbs)
     for k,v in keep.items(): assert getattr(learn, k)==v, k
     assert list(learn.cbs)==cbs and list(learn.metrics)==metrics
     assert [p.requires_grad for p in learn.model.parameters()]==grads and learn.opt.frozen_idx==idx
@@ -176,7 +188,9 @@ def test_interrupt(dls, tmp_path, epoch, frozen, exc):
 def test_interrupt_in_autocast(learn):
     "Mixed precision is switched on within a batch: an interrupt there does not leave it on"
     class Amp(Callback):
-        def before_batch(self): torch.set_autocast_enabled('cuda', True); raise KeyboardInterrupt
+        def before_batch(self):
+            torch.set_autocast_enabled('cuda', True)
+            raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt): learn.fit_progressive(**run, cbs=Amp())
     assert not torch.is_autocast_enabled('cuda')
 
@@ -184,7 +198,8 @@ def test_train_metrics(dls):
     learn = small_learner(dls, cbs=Recorder(train_metrics=True), default_cbs=False)
     learn.add_cbs([TrainEvalCallback, CastToTensor])
     with learn.no_logging(): learn.fit_progressive(2, sizes=(32,48))
-    assert list(learn.stage_history.columns)==['epoch','stage','size','bs','lr','train_loss','train_accuracy','valid_loss','valid_accuracy','seconds','images/s']
+    metrics = ['train_loss','train_accuracy','valid_loss','valid_accuracy']
+    assert list(learn.stage_history.columns)==['epoch','stage','size','bs','lr',*metrics,'seconds','images/s']
 
 def test_short_epochs(learn):
     "Cancelled epochs have a row too"

@@ -1,4 +1,4 @@
-"`fit_progressive` is the loop written by hand with fastai alone: same weights to the last bit, same lr and momentum at every batch"
+"`fit_progressive` is the loop written by hand with fastai alone: same weights to the last bit, lr and momentum too"
 import pytest
 from helpers import *
 from fastcore.test import equals
@@ -11,32 +11,42 @@ def make(path, n_workers, groups, frozen):
     dls = {s: get_dls(s, 8, path, num_workers=n_workers) for s in sizes[3]}
     return small_learner(dls[48], groups, frozen, cbs=Record, lr=3e-3),dls
 
+def swapping(dls, sizes, n_epoch):
+    "A callback that swaps the data between epochs"
+    starts = [sum(n_epoch[:i]) for i in range_of(n_epoch)]
+    def swap(self):
+        if self.epoch in starts: self.learn.dls = dls[sizes[starts.index(self.epoch)]]
+    cb = Callback(before_epoch=swap)
+    cb.order = -20
+    return cb
+
 def by_hand(learn, dls, sizes, fit, n_epoch, lrs, frozen):
     if fit=='single_cycle':
-        starts = np.cumsum([0,*n_epoch])
-        def swap(self):
-            if self.epoch in starts: self.learn.dls = dls[sizes[list(starts).index(self.epoch)]]
-        cb = Callback(before_epoch=swap)
-        cb.order = -20
-        return learn.fit_one_cycle(sum(n_epoch), lrs[0], cbs=cb)
+        return learn.fit_one_cycle(sum(n_epoch), lrs[0], cbs=swapping(dls, sizes, n_epoch))
     for i,(size,n,lr) in enumerate(zip(sizes, n_epoch, lrs)):
         learn.dls = dls[size]
         if (frozen if i==0 else fit=='fine_tune'): learn.fine_tune(n, lr)
         else: learn.fit_one_cycle(n, lr)
 
-@pytest.mark.parametrize('n_workers', [0,2])
-@pytest.mark.parametrize('groups,frozen', [(1,False),(2,False),(2,True)])
-@pytest.mark.parametrize('n', [2,3])
-@pytest.mark.parametrize('fit', ['fine_tune','fit_one_cycle','single_cycle'])
+fits = ['fine_tune','fit_one_cycle','single_cycle']
+models = [(1,False),(2,False),(2,True)]
+kinds = [(fit,n,*model) for fit in fits for n in (2,3) for model in models]
+some = [('fine_tune',3,2,True), ('fit_one_cycle',2,2,False), ('single_cycle',3,1,False)]
+cases = [(*o,0) for o in kinds] + [(*o,2) for o in some]
+cases += [pytest.param(*o, 2, marks=pytest.mark.long) for o in kinds if o not in some]
+
+@pytest.mark.parametrize('fit,n,groups,frozen,n_workers', cases)
 def test_by_hand(path, fit, n, groups, frozen, n_workers):
-    n_epoch,lrs = [2,1,2][:n],[3e-3,1e-3,5e-4][:n]
+    n_epoch = [2,1,2][:n]
+    lrs = [3e-3,1e-3,5e-4][:n]
     a,dls = make(path, n_workers, groups, frozen)
     start = weights(a)
     by_hand(a, dls, sizes[n], fit, n_epoch, lrs, frozen)
     after = get_random_states()
     b,dls = make(path, n_workers, groups, frozen)
     assert same_weights(weights(b), start)
-    b.fit_progressive(n_epoch, sizes[n], lr_max=lrs[0] if fit=='single_cycle' else lrs, fit=fit, get_dls=lambda size,bs: dls[size])
+    lr_max = lrs[0] if fit=='single_cycle' else lrs
+    b.fit_progressive(n_epoch, sizes[n], lr_max=lr_max, fit=fit, get_dls=lambda size,bs: dls[size])
     assert a.record.hypers==b.record.hypers
     assert a.record.shapes==b.record.shapes
     assert same_weights(weights(a), weights(b))
@@ -44,24 +54,44 @@ def test_by_hand(path, fit, n, groups, frozen, n_workers):
     assert b.dls is dls[sizes[n][-1]]
     for k,v in get_random_states().items(): assert equals(v, after[k]), k
 
-def test_at_size(path):
-    "Also when both derive the data of each stage from the learner's own"
-    a,_ = make(path, 0, 2, False)
+def fastai_dls(path):
+    "fastai's own transforms, presized and augmented"
+    block = DataBlock((ImageBlock, CategoryBlock), get_items=get_image_files, get_y=parent_label,
+                      splitter=GrandparentSplitter(valid_name='val'), item_tfms=Resize(96),
+                      batch_tfms=[*aug_transforms(size=48, min_scale=.75), Normalize.from_stats(*imagenet_stats)])
+    return block.dataloaders(path, bs=8, num_workers=0)
+
+@pytest.mark.parametrize('fast', (True,False))
+@pytest.mark.parametrize('make_dls', (fastai_dls, lambda path: get_dls(48, 8, path, num_workers=0)))
+def test_at_size(path, make_dls, fast):
+    "Also when both derive the data of each stage from the learner's own, fast or not"
+    def learner():
+        set_seed(7)
+        return small_learner(make_dls(path), 2, cbs=Record, lr=3e-3)
+    def at(own, size, bs):
+        dls = own.at_size(size, bs)
+        return dls.fast() if fast else dls
+    a = learner()
     own = a.dls
-    a.dls = own.at_size(32, 16); a.fit_one_cycle(2, 3e-3)
-    a.dls = own.at_size(48, 8);  a.fine_tune(2, 1e-3)
-    b,_ = make(path, 0, 2, False)
-    b.fit_progressive([Stage(32, 2, bs=16, lr=3e-3), Stage(48, 2, bs=8, lr=1e-3)])
+    a.dls = at(own, 32, 16)
+    a.fit_one_cycle(2, 3e-3)
+    a.dls = at(own, 48, 8)
+    a.fine_tune(2, 1e-3)
+    b = learner()
+    b.fit_progressive([Stage(32, 2, bs=16, lr=3e-3), Stage(48, 2, bs=8, lr=1e-3)], fast=fast)
     assert a.record.hypers==b.record.hypers
     assert same_weights(weights(a), weights(b))
 
-@pytest.mark.parametrize('args', [dict(pct_start=.4), dict(div=10.), dict(div_final=100.), dict(moms=(.9,.8,.9)), dict(wd=.1), dict(lr_mult=10)])
+@pytest.mark.parametrize('args', [dict(pct_start=.4), dict(div=10.), dict(div_final=100.), dict(moms=(.9,.8,.9)),
+                                  dict(wd=.1), dict(lr_mult=10)])
 def test_arguments(path, args):
     "Each argument goes where fastai's fits have it"
     one = {k:v for k,v in args.items() if k!='lr_mult'}
     a,dls = make(path, 0, 2, False)
-    a.dls = dls[32]; a.fit_one_cycle(2, 3e-3, **one)
-    a.dls = dls[48]; a.fine_tune(2, 1e-3, freeze_epochs=2, **args)
+    a.dls = dls[32]
+    a.fit_one_cycle(2, 3e-3, **one)
+    a.dls = dls[48]
+    a.fine_tune(2, 1e-3, freeze_epochs=2, **args)
     b,dls = make(path, 0, 2, False)
     b.fit_progressive((2,2), (32,48), lr_max=(3e-3,1e-3), freeze_epochs=2, get_dls=lambda size,bs: dls[size], **args)
     assert a.record.hypers==b.record.hypers
@@ -69,21 +99,28 @@ def test_arguments(path, args):
 
 def test_reset_opt(path):
     a,dls = make(path, 0, 2, False)
-    a.fit(1, 1e-3); a.dls = dls[32]; a.fit_one_cycle(1, 3e-3, reset_opt=True)
+    a.fit(1, 1e-3)
+    a.dls = dls[32]
+    a.fit_one_cycle(1, 3e-3, reset_opt=True)
     b,dls = make(path, 0, 2, False)
-    b.fit(1, 1e-3); b.fit_progressive(1, 32, lr_max=3e-3, reset_opt=True, get_dls=lambda size,bs: dls[size])
+    b.fit(1, 1e-3)
+    b.fit_progressive(1, 32, lr_max=3e-3, reset_opt=True, get_dls=lambda size,bs: dls[size])
     assert same_weights(weights(a), weights(b))
 
 def test_slice_and_defaults(path):
     "A slice of lr, and the default lr: the learner's, then a third of it"
     a,dls = make(path, 0, 2, False)
-    a.dls = dls[32]; a.fit_one_cycle(2)
-    a.dls = dls[48]; a.fine_tune(2, 1e-3)
+    a.dls = dls[32]
+    a.fit_one_cycle(2)
+    a.dls = dls[48]
+    a.fine_tune(2, 1e-3)
     b,dls = make(path, 0, 2, False)
     b.fit_progressive((2,2), (32,48), get_dls=lambda size,bs: dls[size])
     assert a.record.hypers==b.record.hypers
     a,dls = make(path, 0, 2, False)
-    for s in (32,48): a.dls = dls[s]; a.fit_one_cycle(1, slice(1e-4,1e-3))
+    for s in (32,48):
+        a.dls = dls[s]
+        a.fit_one_cycle(1, slice(1e-4,1e-3))
     b,dls = make(path, 0, 2, False)
     b.fit_progressive((1,1), (32,48), lr_max=slice(1e-4,1e-3), fit='fit_one_cycle', get_dls=lambda size,bs: dls[size])
     assert a.record.hypers==b.record.hypers
@@ -99,17 +136,23 @@ def test_valid_size_does_not_matter(path):
     assert same_weights(res[0][0], res[1][0])
     assert not (res[0][1][:2]==res[1][1][:2]).any()
 
-def test_start_epoch(path):
-    "Stopped after any epoch and started again there, with model and optimizer kept, each epoch has the lr that it would have had"
+def test_resumed(path, tmp_path):
+    "Stopped after any epoch and resumed, each later epoch has the lr, shapes and history that it would have had"
     whole,dls = make(path, 0, 2, False)
-    kw = dict(sizes=(32,48), get_dls=lambda size,bs: dls[size])
-    whole.fit_progressive((2,2), **kw)
+    kw = dict(n_epoch=(2,2), sizes=(32,48), get_dls=lambda size,bs: dls[size])
+    whole.fit_progressive(**kw)
     n = len(whole.record.hypers)//5
     for k in range(1, 5):
         part,dls = make(path, 0, 2, False)
-        part.fit_progressive((2,2), start_epoch=k, **kw)
+        part.path = tmp_path
+        with pytest.raises(KeyboardInterrupt): part.fit_progressive(**kw, checkpoint=f'a{k}', cbs=StopAt(k*n+1))
+        part,dls = make(path, 0, 2, False)
+        part.path = tmp_path
+        part.fit_progressive(**kw, checkpoint=f'a{k}', resume=True)
         assert part.record.hypers==whole.record.hypers[k*n:]
         assert part.record.shapes==whole.record.shapes[k*n:]
-        assert list(part.stage_history.epoch)==list(range(k, 5))
+        assert list(part.stage_history.epoch)==list(range(5))
+        for o in ('size','lr','train_loss','valid_loss'): assert part.stage_history[o].equals(whole.stage_history[o])
         assert part.opt.frozen_idx==0
         assert '_do_fit' not in part.__dict__
+        assert same_weights(weights(part), weights(whole))

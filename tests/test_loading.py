@@ -1,9 +1,11 @@
-"What loading must not change: which part of an image is seen, how it is augmented, what the other data are; and that it holds on to nothing"
-import errno, gc, weakref
+"What fast loading must not change: which part of an image is seen, how it is augmented, what the other data are"
+import errno, gc, shutil, weakref
 import pytest
 from hypothesis import given, settings, strategies as st
 from helpers import *
-from fastai_progresize import image
+from fastai_progresize.fast import copies
+from fastai_progresize.fast.augment import AffineOnce, Presize, crop_zoom, one_interpolation
+from fastai_progresize.fast.read import ScaledImage, ScaledImageBW, ScaledToTensor, read_scaled
 
 @pytest.fixture(scope='module')
 def places(tmp_path_factory):
@@ -19,9 +21,19 @@ def places(tmp_path_factory):
 
 def arr(im): return np.asarray(im).astype(int)
 
-resizes = dict(crop=Resize(80), rectangle=Resize((60,110)), squish=Resize(80, ResizeMethod.Squish), pad=Resize(80, ResizeMethod.Pad), zeros=Resize((90,60), ResizeMethod.Pad, pad_mode=PadMode.Zeros),
-               up=Resize(900), rrc=RandomResizedCrop(80), ratio=RatioResize(90), bicubic=Resize(80, resamples=(Image.BICUBIC,0)), lanczos=Resize(80, resamples=(Image.LANCZOS,0)), crop_pad=CropPad(80),
-               presize=Presize(80, .9))
+resizes = dict(
+    crop=Resize(80),
+    rectangle=Resize((60,110)),
+    squish=Resize(80, ResizeMethod.Squish),
+    pad=Resize(80, ResizeMethod.Pad),
+    zeros=Resize((90,60), ResizeMethod.Pad, pad_mode=PadMode.Zeros),
+    up=Resize(900),
+    rrc=RandomResizedCrop(80),
+    ratio=RatioResize(90),
+    bicubic=Resize(80, resamples=(Image.BICUBIC,0)),
+    lanczos=Resize(80, resamples=(Image.LANCZOS,0)),
+    crop_pad=CropPad(80),
+    presize=Presize(80, .9))
 
 class Decoded:
     "What `ScaledImage`s decode while it is in use: size, factors, what was needed"
@@ -41,13 +53,15 @@ def same_place(name, a, b, split_idx=None):
     for im in (a,b):
         set_seed(7)
         with Decoded() as seen: res.append(resizes[name](im, split_idx=split_idx))
-    half = max((max(by)/2 for _,by,_ in seen), default=0)*255/700       # of a pixel of what was decoded, in levels of the colours
+    half = max((max(by)/2 for _,by,_ in seen), default=0)*255/700       # half a decoded pixel, in levels of the colours
     a,b = (F.pad(tensor(o).float(), (0,0,-3,-3,-3,-3)) for o in res)
     assert a.shape==b.shape
-    inside = F.max_pool2d(((a[...,2]<126) | (b[...,2]<126)).float()[None], 5, 1, 2)[0]==0       # blue is 128, or there is padding
+    padding = (a[...,2]<126) | (b[...,2]<126)       # elsewhere blue is 128
+    inside = F.max_pool2d(padding.float()[None], 5, 1, 2)[0]==0
     assert inside.float().mean() > (.3 if name=='zeros' else .9)
     diff = (a-b)[inside]
-    if name!='pad': assert diff.abs().max()<=half+3, (diff.abs().max(), half)       # where it is reflected, the colours have a fold
+    if name!='pad':                         # where it is reflected, the colours have a fold
+        assert diff.abs().max()<=half+3, (diff.abs().max(), half)
     assert diff.mean(0).abs().max()<=half+.3
     return res[1]
 
@@ -56,12 +70,14 @@ def same_place(name, a, b, split_idx=None):
 def test_same_place(places, name, split_idx):
     "The pixels are from where they are without scaled decoding, to half a pixel of what was decoded"
     res = same_place(name, PILImage.create(places/'a.jpg'), ScaledImage.create(places/'a.jpg'), split_idx)
-    assert (ToTensor()(res)==image2tensor(res)).all()
+    assert (ScaledToTensor()(res)==image2tensor(res)).all()
+    assert (ToTensor()(res)==image2tensor(res)).all()       # fastai's too takes what was read fast
 
 @settings(deadline=None, max_examples=60)
-@given(w=st.integers(60,900), h=st.integers(60,900), size=st.tuples(st.integers(20,200), st.integers(20,200)), seed=st.integers(0,99))
+@given(w=st.integers(60,900), h=st.integers(60,900), size=st.tuples(st.integers(20,200), st.integers(20,200)),
+       seed=st.integers(0,99))
 def test_never_less_than_needed(tmp_path_factory, w, h, size, seed):
-    "A crop is decoded with at least as many pixels as it is resized to, if the image has them, and not with twice as many if it can be helped"
+    "A crop is decoded with as many pixels as its result if there are, and with less than twice as many if possible"
     fn = tmp_path_factory.getbasetemp()/'need.jpg'
     Image.new('RGB', (w,h)).save(fn)
     random.seed(seed)
@@ -76,14 +92,18 @@ def test_never_less_than_needed(tmp_path_factory, w, h, size, seed):
 def test_other_images(places):
     "Other formats, sources and modes are read as fastai reads them"
     png = places/'a.png'
-    for o in (png, str(png), png.read_bytes(), arr(Image.open(png)).astype(np.uint8), Image.open(png).convert('RGB')): assert (arr(ScaledImage.create(o))==arr(PILImage.create(o))).all()
+    for o in (png, str(png), png.read_bytes(), arr(Image.open(png)).astype(np.uint8), Image.open(png).convert('RGB')):
+        assert (arr(ScaledImage.create(o))==arr(PILImage.create(o))).all()
     for f in ('a.jpg','grey.jpg','cmyk.jpg'):
         for new,old in ((ScaledImage,PILImage),(ScaledImageBW,PILImageBW)):
             a,b = new.create(places/f),old.create(places/f)
-            assert a.size==b.size and a.mode==b.mode and (arr(a)==arr(b)).all() and a._tensor_cls is b._tensor_cls
+            assert a.size==b.size and a.mode==b.mode and (arr(a)==arr(b)).all()
+            assert a._tensor_cls is b._tensor_cls
             a,b = (Resize(64)(o.create(places/f), split_idx=1) for o in (new,old))
             assert a.mode==b.mode and abs(arr(a)-arr(b)).max()<=6
-            assert type(ToTensor()(a)) is type(ToTensor()(b)) and ToTensor()(a).shape==ToTensor()(b).shape
+            x,y = ScaledToTensor()(a),ToTensor()(b)
+            assert type(x) is type(y) and x.shape==y.shape
+            assert type(ToTensor()(a)) is type(y) and ToTensor()(a).shape==y.shape
 
 def test_used_twice(places):
     im = ScaledImage.create(places/'a.jpg')
@@ -102,12 +122,13 @@ def test_damaged_is_named(path, tmp_path):
     data[i+5:i+21] = b'\xff'*16
     bad.write_bytes(data)
     for w in (0,2):
-        learn = small_learner(get_dls(48, 8, new, num_workers=w).at_size(48))
+        learn = small_learner(get_dls(48, 8, new, num_workers=w).at_size(48).fast())
         with pytest.raises(ValueError, match=bad.name): learn.fit_progressive(2, sizes=(16,48))
 
 def test_masks_are_not_scaled(places):
     class Mask(PILMask): pass
-    Image.fromarray((arr(Image.open(places/'a.png'))[...,0]>128).astype(np.uint8)).save(places/'mask.png')
+    mask = arr(Image.open(places/'a.png'))[...,0]>128
+    Image.fromarray(mask.astype(np.uint8)).save(places/'mask.png')
     ds = Datasets([places/'a.jpg'], [[PILImage.create],[lambda o: places/'mask.png', PILMask.create]])
     new = read_scaled(ds)
     assert type(new[0][0]) is ScaledImage and type(new[0][1]) is PILMask
@@ -115,45 +136,55 @@ def test_masks_are_not_scaled(places):
 
 # what the model sees
 
+def where(h, w, hw):
+    "An image whose channels are the coordinates x, y, x"
+    y,x = torch.meshgrid(torch.linspace(-hw[0],hw[0],h), torch.linspace(-hw[1],hw[1],w), indexing='ij')
+    return torch.stack([x,y,x])
+
+def box(b, hw):
+    "Centre, scale, angle, aspect, handedness and perspective of what images of coordinates show"
+    h,w = b.shape[-2:]
+    c = b[:,:2,h//4:3*h//4,w//4:3*w//4].as_subclass(Tensor)     # the middle, where hardly anything is reflected
+    dx = (c[...,-1]-c[...,0]).mean(2)*w/(c.shape[3]-1)/hw[1]
+    dy = (c[...,-1,:]-c[...,0,:]).mean(2)*h/(c.shape[2]-1)/hw[0]
+    det = dx[:,0]*dy[:,1]-dx[:,1]*dy[:,0]
+    sx,sy = dx.norm(dim=1),dy.norm(dim=1)
+    left,right = (b[:,1,h//4:3*h//4,o].as_subclass(Tensor) for o in (w//4,3*w//4))
+    perspective = ((right[:,-1]-right[:,0])/(left[:,-1]-left[:,0])).log()
+    x,y = c[:,0].mean((1,2)),c[:,1].mean((1,2))
+    angle,scale = (dx[:,1]/sx)*det.sign(),(det.abs().sqrt()).log()
+    return torch.stack([x, y, scale, angle, (sx/sy).log(), det.sign(), perspective], 1)
+
 def boxes(make, n, size, hw=(1,1)):
-    "Centre, scale, angle, aspect and handedness of what `n` images show, from images whose two channels are the coordinates"
+    "`box` of `n` images, in batches of 16"
     res = []
     for _ in range(n//16):
         tfms,side = make()
-        h,w = side*hw[0],side*hw[1]
-        y,x = torch.meshgrid(torch.linspace(-hw[0],hw[0],h), torch.linspace(-hw[1],hw[1],w), indexing='ij')
-        b = TensorImage(torch.stack([x,y,x])[None].expand(16,-1,-1,-1).clone())
+        b = TensorImage(where(side*hw[0], side*hw[1], hw)[None].expand(16,-1,-1,-1).clone())
         for t in tfms: b = t(b, split_idx=0)
-        h,w = b.shape[-2:]
-        c = b[:,:2,h//4:3*h//4,w//4:3*w//4].as_subclass(Tensor)     # the middle, where hardly anything is reflected
-        dx,dy = (c[...,-1]-c[...,0]).mean(2)*w/(c.shape[3]-1)/hw[1],(c[...,-1,:]-c[...,0,:]).mean(2)*h/(c.shape[2]-1)/hw[0]
-        det = dx[:,0]*dy[:,1]-dx[:,1]*dy[:,0]
-        sx,sy = dx.norm(dim=1),dy.norm(dim=1)
-        left,right = (b[:,1,h//4:3*h//4,o].as_subclass(Tensor) for o in (w//4,3*w//4))
-        persp = ((right[:,-1]-right[:,0])/(left[:,-1]-left[:,0])).log()
-        res.append(torch.stack([c[:,0].mean((1,2)), c[:,1].mean((1,2)), (det.abs().sqrt()).log(), (dx[:,1]/sx)*det.sign(), (sx/sy).log(), det.sign(), persp], 1))
+        res.append(box(b, hw))
     return torch.cat(res)
+
+def of_shape(tfms, hw):
+    "`aug_transforms` whose crops have the shape of the images"
+    for t in tfms:
+        if isinstance(t, RandomResizedCropGPU): t.ratio = (hw[1]/hw[0],)*2
+    return tfms
 
 @pytest.mark.parametrize('hw', ((1,1),(2,3)))
 def test_same_distribution(hw):
-    "What the book's two interpolations show, and our one: means and spreads agree within their errors, in all of place, scale, angle, aspect, flip and perspective"
+    "What the book's two interpolations show, and our one: means and spreads of all that is drawn agree within errors"
     size = (24*hw[0],24*hw[1])
-    torch.manual_seed(3); random.seed(3)
-    def book():
-        tfms = aug_transforms(size=size, min_scale=.5, max_lighting=0)
-        for t in tfms:
-            if isinstance(t, RandomResizedCropGPU): t.ratio = (hw[1]/hw[0],)*2
-        return tfms,100
-    crop = [0,aug_transforms(size=size, min_scale=.5, max_lighting=0)]
-    for t in crop[1]:
-        if isinstance(t, RandomResizedCropGPU): t.ratio = (hw[1]/hw[0],)*2
-    item,ours = one_interpolation([Resize(tuple(66*o for o in hw))], crop[1], size)
+    set_seed(3)
+    def book(): return of_shape(aug_transforms(size=size, min_scale=.5, max_lighting=0), hw),100
+    item,ours = one_interpolation([Resize(tuple(66*o for o in hw))], book()[0], size)
     assert len(ours)==1 and isinstance(ours[0], AffineOnce)
     n = 2400
     a,b = boxes(book, n, size, hw),boxes(lambda: (ours,42), n, size, hw)
     per_batch = a.view(-1,16,7).var(1).mean(0)<.95*a.var(0)        # the book draws one crop for a batch of 16
     eff = torch.where(per_batch, n/16, n)
-    diff = ((a.mean(0)-b.mean(0)).abs()-.01)/(a.var(0)/eff + b.var(0)/n).sqrt()      # .01: the book's crops are whole pixels
+    # .01: the book's crops are whole pixels
+    diff = ((a.mean(0)-b.mean(0)).abs()-.01)/(a.var(0)/eff + b.var(0)/n).sqrt()
     assert diff.max()<4, diff
     spread = (a.std(0)/b.std(0)-1).abs()
     assert spread.max()<.2, spread
@@ -166,15 +197,20 @@ def test_one_crop_an_image():
     t(TensorImage(torch.rand(8,3,40,40)), split_idx=0)
     assert len(t.mat[:,0,0].unique())==1
 
-@pytest.mark.parametrize('kw', (dict(), dict(align_corners=False), dict(pad_mode=PadMode.Zeros), dict(max_warp=0), dict(mode='bicubic'), dict(flip_vert=True)), ids=str)
+crop_args = ('mode','pad_mode','align_corners')
+
+@pytest.mark.parametrize('kw', [dict(), dict(align_corners=False), dict(pad_mode=PadMode.Zeros), dict(max_warp=0),
+                                dict(mode='bicubic'), dict(flip_vert=True)], ids=str)
 @pytest.mark.parametrize('shape', ((48,48),(40,60)))
 @pytest.mark.parametrize('split_idx', (0,1))
 def test_once_is_affine(kw, shape, split_idx):
     "`AffineOnce` gives what the transforms that it is made from give, of smooth images, masks and points"
     size = tuple(o*3//4 for o in shape)
-    t = aug_transforms(size=size, max_lighting=0, xtra_tfms=crop_zoom(.6, size=size, **{k:v for k,v in kw.items() if k in ('mode','pad_mode','align_corners')}), **kw)[0]
+    crop = crop_zoom(.6, size=size, **{k:v for k,v in kw.items() if k in crop_args})
+    t = aug_transforms(size=size, max_lighting=0, xtra_tfms=crop, **kw)[0]
     y,x = torch.meshgrid(*(torch.linspace(0,1,o) for o in shape), indexing='ij')
-    img,msk = TensorImage(torch.stack([x,y,x*y])[None].expand(6,-1,-1,-1).clone()),TensorMask((x>.5).long()[None].expand(6,-1,-1).clone())
+    img = TensorImage(torch.stack([x,y,x*y])[None].expand(6,-1,-1,-1).clone())
+    msk = TensorMask((x>.5).long()[None].expand(6,-1,-1).clone())
     pts = TensorPoint(torch.rand(6,5,2)*1.6-.8, img_size=shape)
     res = []
     for o in (t,AffineOnce(t, size)):
@@ -189,25 +225,35 @@ def test_large_presize_is_averaged():
     "From more than twice the size, fastai averages before it interpolates; so do we"
     t,x = aug_transforms(size=32, max_lighting=0)[0],TensorImage(torch.rand(4,3,160,160))
     res = []
-    for o in (t,AffineOnce(t, 32)): set_seed(1); res.append(o(x, split_idx=0))
+    for o in (t,AffineOnce(t, 32)):
+        set_seed(1)
+        res.append(o(x, split_idx=0))
     assert (res[0]-res[1]).abs().max()<1e-2 and res[1].std()<.2
 
 def test_left_alone():
     "Transforms of another kind are not touched"
     R,C = Resize(80),RandomResizedCropGPU
-    for item,batch in (([Resize(80, ResizeMethod.Pad)], aug_transforms(size=64)), ([R], aug_transforms()), ([R], [C(64)]), ([R], [C(64, ratio=(1,1), valid_scale=.8)]), ([R, RandomCrop(64)], aug_transforms(size=64)),
-                       ([Resize((80,100))], aug_transforms(size=64, min_scale=.5)), ([R], aug_transforms(size=64, mode='bicubic')), ([RandomResizedCrop(80)], aug_transforms(size=64)),
-                       ([R], [*aug_transforms(size=64), C(48, ratio=(1,1))])):
-        assert one_interpolation(item, batch, 48) is None
+    for item,batch in [
+        ([Resize(80, ResizeMethod.Pad)], aug_transforms(size=64)),
+        ([R], aug_transforms()),
+        ([R], [C(64)]),
+        ([R], [C(64, ratio=(1,1), valid_scale=.8)]),
+        ([R, RandomCrop(64)], aug_transforms(size=64)),
+        ([Resize((80,100))], aug_transforms(size=64, min_scale=.5)),
+        ([R], aug_transforms(size=64, mode='bicubic')),
+        ([RandomResizedCrop(80)], aug_transforms(size=64)),
+        ([R], [*aug_transforms(size=64), C(48, ratio=(1,1))]),
+    ]: assert one_interpolation(item, batch, 48) is None
     assert type(one_interpolation([R], [C(64, ratio=(1,1))], 48)[1][0]) is AffineOnce
 
-def test_fastai_works_as_ever(path, tmp_path):
+def test_fastai_works_as_usual(path, tmp_path):
     "tta, predict, show_batch, get_preds of new files, export"
-    learn = small_learner(get_dls(48, 8, path, num_workers=0).at_size(48))
+    learn = small_learner(get_dls(48, 8, path, num_workers=0).at_size(48).fast())
     learn.fit_progressive(2, sizes=(32,48))
     x = [learn.tta(n=2)[0], learn.get_preds()[0]]
     assert x[0].shape==x[1].shape==(10,10)
-    learn.dls.show_batch(max_n=2); learn.show_results(max_n=2)
+    learn.dls.show_batch(max_n=2)
+    learn.show_results(max_n=2)
     fn = get_image_files(path)[0]
     a,b = learn.predict(fn)[2],learn.predict(PILImage.create(fn))[2]
     assert (a-b).abs().max()<.02
@@ -245,8 +291,8 @@ def test_copies(photos, tmp_path):
 
 def test_copies_of_repeated_files(photos, tmp_path, monkeypatch):
     "Items that are listed several times are looked at once"
-    seen,real = [],image._presized_file
-    monkeypatch.setattr(image, '_presized_file', lambda fn, cache: seen.append(fn) or real(fn, cache))
+    seen,real = [],copies.presized_file
+    monkeypatch.setattr(copies, 'presized_file', lambda fn, cache: seen.append(fn) or real(fn, cache))
     files = get_image_files(photos)
     presize_images(files*3, 100, tmp_path/'c', progress=False)
     assert sorted(seen)==sorted(files)
@@ -262,15 +308,20 @@ def test_same_place_from_copy(photos, tmp_path, name):
 def test_small_images_have_no_copies(photos, tmp_path):
     assert list(presize_images(photos, 700, tmp_path/'c', progress=False).iterdir())==[]
 
-@pytest.mark.parametrize('e,what', ((OSError(errno.ENOSPC, 'No space left on device'), 'No space left.*pass another folder'), (KeyboardInterrupt(), None)))
+no_space = OSError(errno.ENOSPC, 'No space left on device')
+
+@pytest.mark.parametrize('e,what', [(no_space, 'No space left.*pass another folder'), (KeyboardInterrupt(), None)])
 def test_copies_whole_or_absent(photos, tmp_path, monkeypatch, e, what):
     "An interrupt or a full disk leaves no half copy, and what is whole is kept"
     save = Image.Image.save
     def some(self, fp, *args, **kwargs):
         save(self, fp, *args, **kwargs)
-        if len(list((tmp_path/'c'/'100').glob('*.jpg'))): open(fp, 'wb').write(b'half'); raise e
+        if len(list((tmp_path/'c'/'100').glob('*.jpg'))):
+            fp.truncate(100)
+            raise e
     monkeypatch.setattr(Image.Image, 'save', some)
-    with pytest.raises(type(e), match=what): presize_images(photos, 100, tmp_path/'c', n_workers=1, progress=False)
+    with pytest.raises(type(e), match=what):
+        presize_images(photos, 100, tmp_path/'c', n_workers=1, progress=False)
     monkeypatch.undo()
     left = list((tmp_path/'c'/'100').iterdir())
     assert len(left)==1 and Image.open(left[0]).size==(143,100)
@@ -278,7 +329,8 @@ def test_copies_whole_or_absent(photos, tmp_path, monkeypatch, e, what):
 
 def test_copies_bad_input(photos, tmp_path):
     (photos/'0.jpg').write_bytes(b'no image')
-    with pytest.raises(ValueError, match="0.jpg cannot be read as an image: "): presize_images(photos, 100, tmp_path/'c', progress=False)
+    with pytest.raises(ValueError, match="0.jpg cannot be read as an image: "):
+        presize_images(photos, 100, tmp_path/'c', progress=False)
     for o in (0,-1,1.5,None):
         with pytest.raises(ValueError, match='positive int'): presize_images(photos, o, tmp_path/'c')
 
@@ -304,7 +356,8 @@ class Watch(Callback):
     order = 100
     def before_fit(self): self.refs = []
     def before_batch(self):
-        if not self.refs or self.refs[-1]() is not self.dls.train: self.refs.append(weakref.ref(self.dls.train))
+        if not self.refs or self.refs[-1]() is not self.dls.train:
+            self.refs.append(weakref.ref(self.dls.train))
 
 @pytest.mark.parametrize('num_workers', (0,2))
 def test_stages_are_let_go(path, num_workers):
@@ -313,7 +366,9 @@ def test_stages_are_let_go(path, num_workers):
     n,alive = 6,[]
     class Count(Callback):
         order = 101
-        def after_epoch(self): gc.collect(); alive.append(sum(o() is not None for o in self.watch.refs))
+        def after_epoch(self):
+            gc.collect()
+            alive.append(sum(o() is not None for o in self.watch.refs))
     learn.fit_progressive([Stage(s, 1, fit='fit_one_cycle', lr=1e-3) for s in (16,32,48)*2], cbs=Count())
     assert len(learn.watch.refs)>=n and max(alive)<=2, alive
     import multiprocessing

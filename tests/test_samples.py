@@ -2,8 +2,11 @@
 import hashlib, pytest
 from helpers import *
 from fastai_progresize import samples
+from fastai_progresize.samples import glyph_fonts
 
-def digest(path): return [(str(f.relative_to(path)),hashlib.md5(f.read_bytes()).hexdigest()) for f in get_image_files(path).sorted()]
+def digest(path):
+    files = get_image_files(path).sorted()
+    return [(str(f.relative_to(path)), hashlib.md5(f.read_bytes()).hexdigest()) for f in files]
 
 def test_same_for_a_seed(tmp_path):
     a,b,c = (glyphs(20, 10, seed=s, path=tmp_path/d) for s,d in ((1,'a'),(1,'b'),(2,'c')))
@@ -14,14 +17,16 @@ def test_layout(path):
     assert [o.name for o in path.ls().sorted()]==['train','val']
     for part,n in (('train',24),('val',10)):
         files = get_image_files(path/part)
-        assert len(files)==n and {o.parent.name for o in files}==set('ABCDEFGHIJ') and {o.suffix for o in files}=={'.jpg'}
+        assert len(files)==n and {o.parent.name for o in files}==set('ABCDEFGHIJ')
+        assert {o.suffix for o in files}=={'.jpg'}
     sizes = [Image.open(o).size for o in get_image_files(path)]
     assert all(160<=o<=320 for s in sizes for o in s) and any(w!=h for w,h in sizes)
 
 def test_whole_or_not_there(tmp_path, monkeypatch):
     n,draw = 0,samples.draw_glyph
     def fail(*args):
-        nonlocal n; n += 1
+        nonlocal n
+        n += 1
         if n>5: raise KeyboardInterrupt
         return draw(*args)
     monkeypatch.setattr(samples, 'draw_glyph', fail)

@@ -1,6 +1,7 @@
-"`fit_progressive(n)` with nothing else, on every kind of task and every way to resize: what the model sees at each stage"
+"`fit_progressive(n)` with nothing else, on every kind of task and every way to resize: what the model sees"
 import pytest
 from helpers import *
+from fastai_progresize.fast.augment import Presize
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
@@ -22,7 +23,15 @@ def angle(f): return float(f.stem[2:])/10
 def labels(f): return [label(f), 'even' if int(f.stem[2:])%2==0 else 'odd']
 
 def block(blocks, item=None, batch=None, n=None, **kwargs):
-    return lambda d: DataBlock(blocks, get_items=files, splitter=RandomSplitter(.34, seed=1), item_tfms=item, batch_tfms=batch, n_inp=n, **kwargs).dataloaders(d, path=d, bs=4, num_workers=0)
+    def _dls(d):
+        dblock = DataBlock(blocks, get_items=files, splitter=RandomSplitter(.34, seed=1), item_tfms=item,
+                           batch_tfms=batch, n_inp=n, **kwargs)
+        return dblock.dataloaders(d, path=d, bs=4, num_workers=0)
+    return _dls
+
+def from_folder(d):
+    return ImageDataLoaders.from_folder(glyphs(24, 12, path=d.parent/'glyphs'), valid='val', item_tfms=Resize(64), bs=4,
+                                        num_workers=0)
 
 def df(d): return pd.DataFrame([(f.name, label(f)) for f in files(d)], columns=['name','label'])
 factory = dict(valid_pct=.34, seed=1, bs=4, num_workers=0)
@@ -30,8 +39,9 @@ img_cat = (ImageBlock,CategoryBlock)
 ways = dict(
     block       = block(img_cat, Resize(80), aug_transforms(size=64, min_scale=.75), get_y=label),
     aug_only    = block(img_cat, Resize(80), aug_transforms(size=64), get_y=label),
-    from_folder = lambda d: ImageDataLoaders.from_folder(glyphs(24, 12, path=d.parent/'glyphs'), valid='val', item_tfms=Resize(64), bs=4, num_workers=0),
-    from_name   = lambda d: ImageDataLoaders.from_name_func(d, files(d), lambda s: s[0], item_tfms=Resize(64), **factory),
+    from_folder = from_folder,
+    from_name   = lambda d: ImageDataLoaders.from_name_func(d, files(d), lambda s: s[0], item_tfms=Resize(64),
+                                                            **factory),
     from_df     = lambda d: ImageDataLoaders.from_df(df(d), d, item_tfms=Resize(64), **factory),
     squish      = block(img_cat, Resize(64, ResizeMethod.Squish), get_y=label),
     pad         = block(img_cat, Resize(64, ResizeMethod.Pad, pad_mode=PadMode.Zeros), get_y=label),
@@ -68,14 +78,17 @@ class Shapes(Callback):
     def before_train(self): self.seen.append([None,None])
     def after_pred(self): self.seen[-1][0 if self.training else 1] = [tuple(o.shape) for o in (*self.xb,*self.yb)]
 
+def task_learner(way, dls):
+    if way=='masks':  return unet_learner(dls, resnet18, pretrained=False, cbs=Shapes)
+    if way=='bboxes': return Learner(dls, BoxModel(), cbs=Shapes, loss_func=box_loss)
+    n_in = 1 if way=='black_white' else 3
+    y_range = (-1,1) if way in ('points','regression') else None
+    return vision_learner(dls, resnet18, pretrained=False, cbs=Shapes, n_in=n_in, y_range=y_range)
+
 @pytest.mark.parametrize('way', ways)
 def test_resizes(folder, way):
     dls = ways[way](folder)
-    kw = dict(loss_func=box_loss) if way=='bboxes' else dict(loss_func=None)
-    n_in = 1 if way=='black_white' else 3
-    if way=='masks':  learn = unet_learner(dls, resnet18, pretrained=False, cbs=Shapes)
-    elif way=='bboxes': learn = Learner(dls, BoxModel(), cbs=Shapes, **kw)
-    else: learn = vision_learner(dls, resnet18, pretrained=False, cbs=Shapes, n_in=n_in, y_range=(-1,1) if way in ('points','regression') else None)
+    learn = task_learner(way, dls)
     own = tfms_size(dls.train)
     learn.fit_progressive(3)
     plan = first_of[sides.get(way, 64)]
@@ -91,7 +104,8 @@ def test_resizes(folder, way):
     assert tfms_size(dls.train)==own
     assert dls.vocab==learn.dls.vocab if hasattr(dls, 'vocab') else True
 
-@pytest.mark.parametrize('make', [lambda dls: Learner(dls, xresnet18(n_out=dls.c)), lambda dls: vision_learner(dls, resnet18, pretrained=False)])
+@pytest.mark.parametrize('make', [lambda dls: Learner(dls, xresnet18(n_out=dls.c)),
+                                  lambda dls: vision_learner(dls, resnet18, pretrained=False)])
 def test_classifiers(path, make):
     learn = make(get_dls(64, 8, path, num_workers=0))
     learn.add_cb(Shapes())
@@ -105,18 +119,22 @@ def test_mask_values(folder):
     assert x.shape[-2:]==y.shape[-2:]==(32,32)
     assert set(y.unique().tolist())<={0,1}
 
-def test_keeps_all(folder):
+@pytest.mark.parametrize('fast', (False,True))
+def test_keeps_all(folder, fast):
     "What only the class of a loader knows is kept, and nothing of the original changes"
-    d = DataBlock(img_cat, get_items=files, splitter=RandomSplitter(.34, seed=1), get_y=label, item_tfms=Resize(64), batch_tfms=Normalize.from_stats(*imagenet_stats))
+    d = DataBlock(img_cat, get_items=files, splitter=RandomSplitter(.34, seed=1), get_y=label, item_tfms=Resize(64),
+                  batch_tfms=Normalize.from_stats(*imagenet_stats))
     wgts = np.arange(12)
     dls = d.weighted_dataloaders(folder, wgts, bs=4, num_workers=2, persistent_workers=True)
     dls.answer = 42
     before = repr(dls.train.after_item), dls.train.after_item.resize.size
     new = dls.at_size(32, bs=2)
+    if fast: new = new.fast()
     assert (new.train.wgts==dls.train.wgts).all() and isinstance(new.train, WeightedDL)
     assert new.train.fake_l.persistent_workers and new.train.fake_l.num_workers==2
     assert (new.train.bs, new.valid.bs, dls.train.bs)==(2,2,4)
-    assert new.answer==42 and new.train.items==dls.train.items and new.train.dataset[0][1]==dls.train.dataset[0][1]
+    assert new.answer==42 and new.train.items==dls.train.items
+    assert new.train.dataset[0][1]==dls.train.dataset[0][1]
     assert new.train.shuffle and new.train.drop_last and not new.valid.shuffle
     assert before==(repr(dls.train.after_item), dls.train.after_item.resize.size)
     assert len(new.train)==4 and new.one_batch()[0].shape==(2,3,32,32)
@@ -124,22 +142,29 @@ def test_keeps_all(folder):
 def test_presize_follows():
     "What presizing and augmentation need is made for one interpolation, and never more than the original in proportion"
     def dls(*item, **kw):
-        res = DataLoaders(TfmdDL(list(range(4)), bs=2, num_workers=0, after_item=list(item), after_batch=aug_transforms(size=224, **kw)))
+        tfms = dict(after_item=list(item), after_batch=aug_transforms(size=224, **kw))
+        res = DataLoaders(TfmdDL(list(range(4)), bs=2, num_workers=0, **tfms))
         res.train._n_inp,res.train._types = 1,None
         return res
     book = dls(Resize(460), min_scale=.75)
-    assert book.at_size(128).train.after_item.presize.train_size==(186,186)
-    assert tfms_size(book.at_size((128,224)).train)==(128,224)
-    assert dls(Resize(460)).at_size((128,224)).train.after_item.presize.train_size==(325,186)     # `Resize` has (width, height)
-    assert dls(Resize(240)).at_size(224).train.after_item.presize.train_size==(240,240)
-    again = book.at_size(64).at_size(224).train
+    assert book.at_size(128).fast().train.after_item.presize.train_size==(186,186)
+    assert tfms_size(book.at_size((128,224)).fast().train)==(128,224)
+    wide = dls(Resize(460)).at_size((128,224)).fast()
+    assert wide.train.after_item.presize.train_size==(325,186)     # `Resize` has (width, height)
+    assert dls(Resize(240)).at_size(224).fast().train.after_item.presize.train_size==(240,240)
+    again = book.at_size(64).fast().at_size(224).fast().train
     assert tfms_size(again)==(224,224) and again.after_item.presize.train_size==(276,276)
-    assert again.after_item.presize.keep==book.at_size(224).train.after_item.presize.keep
-    assert dls(Resize(460, ResizeMethod.Pad)).at_size(112).train.after_item.resize.size==(230,230)
+    assert again.after_item.presize.keep==book.at_size(224).fast().train.after_item.presize.keep
+    assert dls(Resize(460, ResizeMethod.Pad)).at_size(112).fast().train.after_item.resize.size==(230,230)
     assert book.train.after_item.resize.size==(460,460) and tfms_size(book.train)==(224,224)
+    scaled = book.at_size(112).train                # without `fast` all is scaled alike
+    assert scaled.after_item.resize.size==(230,230) and tfms_size(scaled)==(112,112)
+    assert not any(isinstance(o, Presize) for o in scaled.after_item.fs)
 
 def test_val_bs(folder):
-    dls = DataBlock(img_cat, get_items=files, splitter=RandomSplitter(.34, seed=1), get_y=label, item_tfms=Resize(64)).dataloaders(folder, bs=2, val_bs=4, num_workers=0)
+    dblock = DataBlock(img_cat, get_items=files, splitter=RandomSplitter(.34, seed=1), get_y=label,
+                       item_tfms=Resize(64))
+    dls = dblock.dataloaders(folder, bs=2, val_bs=4, num_workers=0)
     assert dls.at_size(32, bs=4).valid.bs==8
     assert dls.at_size(32).valid.bs==4
 
@@ -148,9 +173,13 @@ def test_torch_loaders(path):
     from torchvision import transforms as T, datasets as D
     def torch_dls(size, bs):
         tfm = T.Compose([T.Resize((size,size)), T.ToTensor()])
-        return DataLoaders(*[torch.utils.data.DataLoader(D.ImageFolder(path/o, tfm), batch_size=bs, shuffle=o=='train') for o in ('train','val')])
+        def _dl(part):
+            ds = D.ImageFolder(path/part, tfm)
+            return torch.utils.data.DataLoader(ds, batch_size=bs, shuffle=part=='train')
+        return DataLoaders(_dl('train'), _dl('val'))
     learn = Learner(torch_dls(48, 8), small_model(), loss_func=nn.CrossEntropyLoss(), cbs=Shapes)
-    with pytest.raises(ValueError, match='pass a function as `get_dls=`'): learn.fit_progressive(2, sizes=(32,48))
+    with pytest.raises(ValueError, match='pass a function as `get_dls=`'):
+        learn.fit_progressive(2, sizes=(32,48))
     learn.fit_progressive(2, sizes=(32,48), get_dls=torch_dls)
     assert [o[0][0] for o in learn.shapes.seen]==[(8,3,32,32),(8,3,48,48)]
     assert list(learn.stage_history.bs)==[8,8]
