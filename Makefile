@@ -21,11 +21,11 @@ export OMP_WAIT_POLICY ?= passive# threads that wait leave the cores to the proc
 demo: .venv/.installed          # train on sample images through growing sizes
 	$(BIN)/progresize-demo
 
-test: .venv/.dev                # run notebooks and tests: two processes with a thread each
+test: .venv/.dev                # run notebooks, then tests (these 4 minutes on 2 cores): two processes with a thread each
 	QUICK=1 OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-quick: .venv/.dev               # what is relied on in fastai, and equality with the loops written by hand
+quick: .venv/.dev               # what is relied on in fastai, and equality with loops written by hand: 1 minute
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/test_private.py tests/test_equal.py
 
 test-long: .venv/.dev           # the tests that take minutes

@@ -126,7 +126,7 @@ def load_checkpoint(
                          " ended: pass resume=True to continue it, or remove it to start again")
     return state if resume else None
 
-# %% ../nbs/08_checkpoint.ipynb #3ecefb7a
+# %% ../nbs/08_checkpoint.ipynb #fceefc34
 def _fit_from(learn, state, resize):
     "`Learner._do_fit` from the end of the epoch of `state`"
     mbar = getattr(getattr(learn, 'progress', None), 'mbar', None)
@@ -152,8 +152,9 @@ def resumed(
     try: yield
     finally: learn.__dict__.pop('_do_fit', None)
 
-def _describe(s):
-    text = f'{s.size} px, {s.total} epochs, bs={s.bs}, lr={s.lr}, {s.fit}'
+def _describe(plan, s):
+    lr,fit = plan.lr_and_fit(s)
+    text = f'{s.size} px, {s.total} epochs, bs={s.bs}, lr={lr}, {fit}'
     return f'{text}, n_acc={s.n_acc}' if s.n_acc else text
 
 @patch
@@ -166,7 +167,7 @@ def checkpointing(self:Run,
     "The callback that saves, and the state to continue from"
     if not name: return None,None
     with same_random(): dls = self.stage_dls(self.plan[0])
-    settings.update(stages=list(map(_describe, self.plan)), phases=list(map(str, self.plan.phases)),
+    settings.update(stages=[_describe(self.plan, s) for s in self.plan], phases=list(map(str, self.plan.phases)),
                     final_valid=self.final_valid, fast=str(self.fast))
     file,plan = checkpoint_file(self.learn, name),plain(run_plan(self.learn, dls, cbs, **settings))
     return Checkpoint(file, plan),load_checkpoint(file, plan, resume)

@@ -189,13 +189,21 @@ def rel_cost(self:Plan):
     "Pixels of the run, relative to as many epochs at the final size"
     return sum(s.pixels*s.total for s in self)/(self[-1].pixels*self.n_epoch)
 
-# %% ../nbs/00a_plan.ipynb #c785c921
+# %% ../nbs/00a_plan.ipynb #56f5fcb7
+@patch
+def lr_and_fit(self:Plan,
+    stage:Stage, # One of the stages
+)->tuple:
+    "How `stage` is trained: its own lr and fit, or those of the run where it is one cycle"
+    return (self.lr,self.fit) if self.single else (stage.lr,stage.fit)
+
+# %% ../nbs/00a_plan.ipynb #380f4f4f
 @patch
 def to_df(self:Plan)->pd.DataFrame: # A row per stage
     "The stages as a table: `pixels` of an image relative to the final size, `share` of the run's work"
     work = sum(s.pixels*s.total for s in self)
     def _row(s):
-        lr,fit = (self.lr,self.fit) if self.single else (s.lr,s.fit)
+        lr,fit = self.lr_and_fit(s)
         return dict(size=s.size, epochs=s.total, bs=s.bs, lr=lr, fit=fit, pixels=s.pixels/self[-1].pixels,
                     share=s.pixels*s.total/work)
     return pd.DataFrame(map(_row, self))

@@ -207,9 +207,9 @@ def test_data_are_told_apart(path, tmp_path):
     "Two folders of one name do not share their results"
     for o in 'ab':
         photos = shutil.copytree(path, tmp_path/o/'photos')
-        run_experiment('ch14_resnet18', photos, out=tmp_path/'res', **small)
+        run_experiment('ch14_resblock', photos, out=tmp_path/'res', **small)
     a,b = (tmp_path/'res').ls()
-    assert all(o.name.startswith('ch14_resnet18-dataphotos-') and (o/'epochs.csv').exists() for o in (a,b))
+    assert all(o.name.startswith('ch14_resblock-dataphotos-') and (o/'epochs.csv').exists() for o in (a,b))
 
 @pytest.mark.parametrize('args,says', [
     (['ch07_nothing'], "no experiment ch07_nothing: choose from ch07_baseline"),
