@@ -50,3 +50,5 @@ error_run()
 stopped_and_not(frozen=True)
 plain_run()
 (folder/f'broadcast-{rank_distrib()}').write_text(str(DistributedDL._broadcast is own))
+distrib_barrier()
+torch.distributed.destroy_process_group()     # or the threads of one are cut off when the other ends

@@ -1,10 +1,9 @@
 """Build the site without Quarto: nbdev's processed notebooks, rendered by smalldocs.
 
 With Quarto, `nbdev-docs` builds the same pages."""
-import os, re, shutil, sys
+import re, shutil, sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from urllib.parse import unquote
 from fastcore.script import call_parse
 from nbdev.config import get_config
 from nbdev.quarto import refresh_quarto_yml
@@ -16,7 +15,7 @@ from smalldocs.site import Site
 _no_problem = re.compile(r'unknown key format-links|format commonmark|format.html.keep-md|.*: output-file is not read')
 
 class NbSite(Site):
-    "A site whose pages have the names that nbdev gives them: 00a_plan.ipynb is plan.html"
+    "A site whose pages have the names that nbdev gives them: 01_plan.ipynb is plan.html"
     def __init__(self, src, out, local_url):
         super().__init__(load(src), quiet=True)
         self.out,self.local_url = out,local_url
@@ -41,19 +40,6 @@ class NbSite(Site):
 
     def problems(self): return [o for o in self.warnings if not _no_problem.match(o)]
 
-def drop_missing_anchors(site, url):
-    "Let links to internal names, which have no heading of their own, lead to their page"
-    pages = {p: p.read_text(encoding='utf-8') for p in site.rglob('*.html')}
-    ids = {p: set(re.findall(r'\bid="([^"]+)"', s)) for p,s in pages.items()}
-    def _target(page, href):
-        if href.startswith(url): return site/href.removeprefix(url).lstrip('/')
-        return Path(os.path.normpath(page.parent/unquote(href))) if href else page
-    for page,s in pages.items():
-        def _link(m):
-            there = ids.get(_target(page, m[1]))
-            return m[0] if there is None or unquote(m[2]) in there else f'href="{m[1] or "#"}"'
-        page.write_text(re.sub(r'href="([^"#]*)#([^"]+)"', _link, s), encoding='utf-8')
-
 @call_parse
 def main(
     out:str=None, # Folder of the site; None: `doc_path` of settings.ini
@@ -71,7 +57,6 @@ def main(
         site = NbSite(src, tmp, cfg.doc_url if local else None)
         site.build()
         if site.problems(): sys.exit('\n'.join(site.problems()))
-        drop_missing_anchors(tmp, cfg.doc_url)
         for f in [*tmp.rglob('*.llms.md'), tmp/'llms.txt']:     # named as in the docstrings of the modules
             f.write_text(f.read_text(encoding='utf-8').replace('.llms.md', '.html.md'), encoding='utf-8')
             f.rename(f.with_name(f.name.replace('.llms.md', '.html.md')))
