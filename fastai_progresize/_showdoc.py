@@ -39,4 +39,5 @@ def link_methods(cell):
     nl = MethodLookup()
     if cell.cell_type=='markdown': cell.source = nl.linkify(cell.source)
     for o in cell.get('outputs', []):
-        if 'text/markdown' in o.get('data', {}): o['data']['text/markdown'] = nl.linkify(''.join(o['data']['text/markdown']))
+        data = o.get('data', {})
+        if 'text/markdown' in data: data['text/markdown'] = nl.linkify(''.join(data['text/markdown']))

@@ -44,7 +44,7 @@ def one_logs(
     with learn.removed_cbs([o for o in learn.cbs if isinstance(o, CSVLogger)]):
         yield [o for o in cbs if not isinstance(o, CSVLogger)]
 
-# %% ../nbs/10_distrib.ipynb #5af978fb
+# %% ../nbs/10_distrib.ipynb #75693f04
 def wrap_again(
     learn:Learner, # In training, after its frozen layers have changed
 ):
@@ -66,7 +66,8 @@ def broadcast_on_cpu(
     learn:Learner, # The Learner that is to train
 ):
     "Let fastai's `DistributedDL` work without GPUs in the block"
-    if not hasattr(learn, 'distributed_trainer') or torch.cuda.is_available(): yield; return
+    trainer = getattr(learn, 'distributed_trainer', None)
+    if trainer is None or trainer.accelerator.device.type!='cpu': yield; return
     from fastai.distributed import DistributedDL
     own = DistributedDL._broadcast
     DistributedDL._broadcast = _broadcast

@@ -136,7 +136,7 @@ def check(self:Run):
             check_same(dls, s.size, own)
             check_batch(learn, dls, s.size, [type(o) for o in b], forward)
 
-# %% ../nbs/11_run.ipynb #0c710c70
+# %% ../nbs/11_run.ipynb #cf0a34ae
 @patch
 def _loading(self:Run):
     if self.get_dls: return "Images are loaded by `get_dls`"
@@ -144,6 +144,8 @@ def _loading(self:Run):
     return "Fast loading, in training and validation: `dls.fast()`, off with `fast=False`"
 
 @patch
-def _repr_html_(self:Run): return f"{self.plan._repr_html_()}<p>{self._loading()}</p>"
+def _repr_html_(self:Run):
+    loading = re.sub('`(.+?)`', r'<code>\1</code>', self._loading())
+    return f"{self.plan._repr_html_()}<p>{loading}</p>"
 @patch
 def __repr__(self:Run): return f"{self.plan}\n{self._loading()}"

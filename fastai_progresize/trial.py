@@ -51,8 +51,8 @@ def _probe(learn, dls, cbs, unfreeze):
     if unfreeze: res.unfreeze()
     return res
 
-# %% ../nbs/13_trial.ipynb #82c3d121
-def _one_batch(dl): return copy_dl(dl, num_workers=0).one_batch()
+# %% ../nbs/13_trial.ipynb #f7956a04
+def _one_batch(dl): return copy_dl(dl, num_workers=0).one_batch() if isinstance(dl, TfmdDL) else first(dl)
 
 def try_step(
     learn:Learner, # The Learner that is to train
@@ -62,7 +62,7 @@ def try_step(
 ):
     "Take one training step with a batch of `dls`. Raises `torch.OutOfMemoryError`; `learn` stays as it is"
     with _unchanged(learn):
-        one = DataLoaders([_one_batch(dls.train)], [], device=dls.device)
+        one = DataLoaders([_one_batch(dls.train)], [])
         _probe(learn, one, cbs, unfreeze).fit(1)
 
 # %% ../nbs/13_trial.ipynb #530a9b63
