@@ -29,7 +29,8 @@ class MethodLookup(NbdevLookup):
     "Links methods as they are written in text: `learn.fit_progressive`, `fine_tune`, `dls.at_size(128)`"
     def _link_method(self, m):
         pre,nm,call = m.groups()
-        url = (pre or call or '_' in nm) and first(map(self.doc, (nm, f'Learner.{nm}', f'DataLoaders.{nm}')[bool(pre):]), noop)
+        names = (nm, f'Learner.{nm}', f'DataLoaders.{nm}')[bool(pre):]
+        url = (pre or call or '_' in nm) and first(map(self.doc, names), noop)
         return f'[{m[0]}]({url})' if url else m[0]
 
     def link_line(self, l): return _re_method.sub(self._link_method, l)
