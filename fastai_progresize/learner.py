@@ -7,7 +7,7 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/learner.html.md"""
 # %% auto #0
 __all__ = ['ProgressiveResize', 'ProgressiveSchedule']
 
-# %% ../nbs/17_learner.ipynb #a6597770
+# %% ../nbs/17_learner.ipynb #ea78254e
 import functools
 from copy import copy
 from fastai.vision.all import *
@@ -18,7 +18,7 @@ from .plan import Plan
 from .files import name_unreadable
 from .check import SplitCheck
 from .distrib import broadcast_on_cpu, on_rank0, one_logs, wrap_again
-from .run import Run
+from .run import Run, check_names
 from .history import StageRecorder
 from . import preflight     # for `Run.fit_memory`
 from .checkpoint import resumed
@@ -207,7 +207,7 @@ def fit(self:Run,
     at_end = resize.index==len(self.plan)-1      # not if it stopped early
     learn.dls = self.final_dls(resize.current if at_end else None)
 
-# %% ../nbs/17_learner.ipynb #89c7ab41
+# %% ../nbs/17_learner.ipynb #46c0c168
 @patch
 @delegates(Plan, but=['size'])
 def fit_progressive(self:Learner,
@@ -229,6 +229,7 @@ def fit_progressive(self:Learner,
     **kwargs
 ):
     "Train through growing image sizes in one fit. Raises `ValueError` before training if it cannot be trained"
+    check_names(kwargs, Learner.fit_progressive)
     run = Run(self, n_epoch, sizes, lr_max=lr_max, bs=bs, fit=fit, get_dls=get_dls, valid_size=valid_size, fast=fast,
               check=check, cbs=cbs, **kwargs)
     run.fit(checkpoint, resume, wd, moms, reset_opt)

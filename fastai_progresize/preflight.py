@@ -7,7 +7,7 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/preflight.html.md"""
 # %% auto #0
 __all__ = ['Preflight']
 
-# %% ../nbs/14_preflight.ipynb #e0b7d8be
+# %% ../nbs/14_preflight.ipynb #1e64353d
 import gc
 from dataclasses import replace
 from fastai.vision.all import *
@@ -15,7 +15,7 @@ from .stage import Stage, short_size
 from .plan import Plan
 from .data import same_random
 from .distrib import on_rank0
-from .run import Run
+from .run import Run, check_names
 from .trial import try_stage, try_step
 
 # %% ../nbs/14_preflight.ipynb #a59c6276
@@ -137,7 +137,7 @@ def preflight(self:Run,
     plan = self.plan.with_bs({k: bs for k,(bs,_) in found.items()})
     return Preflight(plan, [found[s.size,s.bs][1] for s in self.plan])
 
-# %% ../nbs/14_preflight.ipynb #f4786bb2
+# %% ../nbs/14_preflight.ipynb #cfbbaa0d
 @patch
 @delegates(Run, but=['learn'])
 def preflight(self:Learner,
@@ -147,6 +147,7 @@ def preflight(self:Learner,
     **kwargs
 )->Preflight:
     "Try every size as `fit_progressive` would train it: time, memory, batch size. The Learner stays as it is"
+    check_names(kwargs, Learner.preflight)
     run = Run(self, n_epoch, sizes, **kwargs)
     if run.checks: on_rank0(run.check)
     return run.preflight(seconds)

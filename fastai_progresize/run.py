@@ -32,7 +32,7 @@ def for_learner(self:Plan,
     with name_unreadable(learn): size = None if self.stages else image_size(learn.dls)
     return self.filled(size, get_bs(learn.dls), _default_lr(learn), frozen=getattr(learn.opt, 'frozen_idx', 0)>0)
 
-# %% ../nbs/11_run.ipynb #b97f0ae1
+# %% ../nbs/11_run.ipynb #82b7068a
 _meant = dict(size='sizes', epochs='n_epoch', n_epochs='n_epoch', lr='lr_max', base_lr='lr_max', lrs='lr_max',
               batch_size='bs', callbacks='cbs')
 _gone = dict(start_epoch='pass `checkpoint=` and `resume=True`, which continue after the last epoch that was saved',
@@ -41,16 +41,17 @@ _gone = dict(start_epoch='pass `checkpoint=` and `resume=True`, which continue a
 
 def check_names(
     kwargs:dict, # Arguments that are passed on
-    names:list, # Those that there are
+    f:callable, # The function that got them
 ):
-    "Raise a `TypeError` that names the right argument, for one that there is not"
+    "Raise a `TypeError` that names the right argument, for one that `f` does not have"
+    names = [o for o in inspect.signature(f).parameters if o!='self']
     for k in kwargs:
         if k in names: continue
         close = _meant.get(k) or first(difflib.get_close_matches(k, names, 1))
         hint = _gone.get(k) or (f'pass `{close}`' if close else f"choose from {', '.join(names)}")
-        raise TypeError(f"`fit_progressive` has no argument `{k}`: {hint}")
+        raise TypeError(f"`{f.__name__}` has no argument `{k}`: {hint}")
 
-# %% ../nbs/11_run.ipynb #e0d2ceb8
+# %% ../nbs/11_run.ipynb #67c2c7c2
 def _check_run(get_dls, valid_size, fast):
     if valid_size not in ('stage','final',None):
         raise ValueError(f"valid_size={valid_size!r}: pass 'stage', 'final' or None")
@@ -58,6 +59,7 @@ def _check_run(get_dls, valid_size, fast):
         raise ValueError(f"get_dls={get_dls!r}: pass a function of `size` and `bs` that returns `DataLoaders`")
     if not isinstance(fast, (bool,dict)):
         raise ValueError(f"fast={fast!r}: pass True, False, or a dict of arguments of `dls.fast`")
+    if isinstance(fast, dict): check_names(fast, DataLoaders.fast)
 
 class Run:
     "A Learner, the plan that it is to follow, and where the data of each stage come from"
@@ -73,7 +75,6 @@ class Run:
         cbs:list=None, # Callbacks for this run
         **kwargs
     ):
-        check_names(kwargs, [o for o in _names(Run) if o!='learn'])
         _check_run(get_dls, valid_size, fast)
         self.learn,self.own,self.get_dls,self.checks = learn,learn.dls,get_dls,check
         self.fast = {} if fast is True else fast
@@ -100,8 +101,6 @@ class Run:
         dls = copy(dls)
         dls.loaders = [dls.loaders[0], *valid]
         return dls
-
-def _names(f): return list(inspect.signature(f).parameters)
 
 # %% ../nbs/11_run.ipynb #3fa6ea80
 @patch

@@ -143,6 +143,16 @@ def test_wrong_names(dls, args, says):
     for f in (learn.fit_progressive, learn.preflight):
         with refused(learn, says, error=TypeError): f(4, (24,48), **args)
 
+def test_wrong_names_of_one(dls):
+    "What only `fit_progressive` has, and what `dls.fast` has"
+    learn = small_learner(dls, 2)
+    with refused(learn, '`fit_progressive` has no argument `checkpont`: pass `checkpoint`', error=TypeError):
+        learn.fit_progressive(4, checkpont='a')
+    with refused(learn, '`preflight` has no argument `wd`: choose from n_epoch', error=TypeError): learn.preflight(4, wd=.1)
+    with refused(learn, '`fast` has no argument `cach`: pass `cache`', error=TypeError):
+        learn.fit_progressive(4, fast=dict(cach=True))
+    with refused(learn, "fast=1: pass True, False, or a dict"): learn.fit_progressive(4, fast=1)
+
 # a plan trains what it shows
 
 class Sizes(Record):
