@@ -1,4 +1,4 @@
-# `make demo` and `make test` do all the set-up; they need Python 3.10+ and a package index
+# `make demo` and `make test` do all the set-up; they need Python 3.10+ and internet access
 PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONWARNINGS ?= ignore
@@ -21,14 +21,14 @@ export OMP_WAIT_POLICY ?= passive# threads that wait leave the cores to the proc
 demo: .venv/.installed          # train on sample images through growing sizes
 	$(BIN)/progresize-demo
 
-test: .venv/.dev                # run notebooks, then tests (these 4 minutes on 2 cores): two processes with a thread each
+test: .venv/.dev                # run notebooks and tests: 5 minutes on 2 cores, two processes with a thread each
 	QUICK=1 OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-quick: .venv/.dev               # what is relied on in fastai, and equality with loops written by hand: 1 minute
+quick: .venv/.dev               # what is relied on in fastai, and equality with loops written by hand: half a minute
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/test_private.py tests/test_equal.py
 
-test-long: .venv/.dev           # the tests that take minutes
+test-long: .venv/.dev           # the tests that take minutes, one after the other: two of the largest models do not fit in 24 GiB
 	$(BIN)/python -m pytest -m long
 
 bench: .venv/.dev               # measure

@@ -148,7 +148,8 @@ def test_wrong_names_of_one(dls):
     learn = small_learner(dls, 2)
     with refused(learn, '`fit_progressive` has no argument `checkpont`: pass `checkpoint`', error=TypeError):
         learn.fit_progressive(4, checkpont='a')
-    with refused(learn, '`preflight` has no argument `wd`: choose from n_epoch', error=TypeError): learn.preflight(4, wd=.1)
+    with refused(learn, '`preflight` has no argument `wd`: choose from n_epoch', error=TypeError):
+        learn.preflight(4, wd=.1)
     with refused(learn, '`fast` has no argument `cach`: pass `cache`', error=TypeError):
         learn.fit_progressive(4, fast=dict(cach=True))
     with refused(learn, "fast=1: pass True, False, or a dict"): learn.fit_progressive(4, fast=1)
