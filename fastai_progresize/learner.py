@@ -69,7 +69,7 @@ class ProgressiveResize(Callback):
         "The learner's own `dls`, for callbacks that restore what they found"
         self.learn.dls = self.own_dls
 
-# %% ../nbs/17_learner.ipynb #b8d60813
+# %% ../nbs/17_learner.ipynb #04998ddc
 class ProgressiveSchedule(ParamScheduler):
     "Set lr and momentum by the cycle of each phase of `plan`"
     def __init__(self,
@@ -79,7 +79,7 @@ class ProgressiveSchedule(ParamScheduler):
 
     def before_fit(self):
         "Initialize container for hyper-parameters"
-        self.phase,self.hps = None,{'lr':[], 'mom':[]}
+        self.phase,self.hps = None,{}
 
     def before_epoch(self):
         "Start the cycle of the phase that begins with this epoch"
@@ -88,6 +88,7 @@ class ProgressiveSchedule(ParamScheduler):
         self.opt.set_hyper('lr', self.learn.lr if phase.lr is None else phase.lr)
         lrs = np.array([h['lr'] for h in self.opt.hypers])
         self.scheds = phase.scheds(lrs, ifnone(self.cycle_moms, self.learn.moms))
+        self.hps = {k: self.hps.get(k, []) for k in self.scheds}
         self.phase = phase
 
     def before_train(self): self.pct = (self.epoch-self.phase.start)/self.phase.n_epoch

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from fastai.vision.all import *
 from .plan import Plan
 
-# %% ../nbs/02_phase.ipynb #b1eb4042
+# %% ../nbs/02_phase.ipynb #38fe5b73
 @dataclass(frozen=True)
 class Phase:
     "Epochs under one cycle of lr and momentum"
     start:int # First epoch, counted in the run
     n_epoch:int # Number of epochs
     lr:float|slice # `lr_max` as `fit_one_cycle` takes it; None: the learner's
-    pct_start:float # Share of the cycle with rising lr
-    div:float # The cycle starts at lr/div
+    pct_start:float # Share of the cycle with rising, or flat, lr
+    div:float # The cycle starts at lr/div; None: at lr, which stays flat, as momentum does
     div_final:float # and ends at lr/div_final
     freeze:bool=None # Freeze the body (True) or unfreeze all (False) when it begins; None: leave as it is
 
@@ -29,11 +29,12 @@ class Phase:
         lr_max:float|np.ndarray, # Highest lr, of one parameter group or of each
         moms:tuple=(0.95,0.85,0.95), # Momentum at the start, at the highest lr, at the end
     )->dict: # Functions of the share done of the cycle
-        "`lr` and `mom` as `fit_one_cycle` schedules them"
+        "`lr` and `mom` as `fit_one_cycle` schedules them, `lr` alone as `fit_flat_cos` does"
+        if self.div is None: return {'lr': combined_cos(self.pct_start, lr_max, lr_max, lr_max/self.div_final)}
         lr = combined_cos(self.pct_start, lr_max/self.div, lr_max, lr_max/self.div_final)
         return {'lr': lr, 'mom': combined_cos(self.pct_start, *moms)}
 
-# %% ../nbs/02_phase.ipynb #968dfc15
+# %% ../nbs/02_phase.ipynb #205f2232
 def _default(fit, name): return inspect.signature(getattr(Learner, fit)).parameters[name].default
 
 @patch
@@ -55,10 +56,18 @@ def _fine_tune(self:Plan, s, start):
     whole = self._phase('fine_tune', start+s.freeze_epochs, s.n_epoch, slice(lr/lr_mult, lr), freeze=False)
     return [frozen,whole] if s.freeze_epochs else [whole]
 
-# %% ../nbs/02_phase.ipynb #050585da
+@patch
+def _flat_cos(self:Plan):
+    "Flat while the sizes grow, annealed at the final one"
+    grown = self.starts[-1]/self.n_epoch or _default('fit_flat_cos', 'pct_start')
+    shape = {k: ifnone(self.cycle[k], v) for k,v in dict(pct_start=grown, div_final=1e5).items()}
+    return Phase(0, self.n_epoch, self.lr, div=None, **shape)
+
+# %% ../nbs/02_phase.ipynb #bc2d8fd5
 @patch(as_prop=True)
 def phases(self:Plan)->list: # `Phase`s that follow each other without a gap
     "The cycles of the run"
+    if self.fit=='flat_cos': return [self._flat_cos()]
     if self.single: return [self._phase('fit_one_cycle', 0, self.n_epoch, self.lr)]
     res = []
     for s,start in zip(self, self.starts):

@@ -7,12 +7,12 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/plan.html.md"""
 # %% auto #0
 __all__ = ['Plan']
 
-# %% ../nbs/01_plan.ipynb #a25c1903
+# %% ../nbs/01_plan.ipynb #8dff1ec9
 import inspect
 from dataclasses import replace
 from fastai.vision.all import *
 from .stage import Stage, check_count, check_fit, check_lr, default_shares, default_sizes, hw, is_list
-from .stage import is_number, share_epochs, short_size
+from .stage import is_number, share_epochs, short_size, whole_fits
 
 # %% ../nbs/01_plan.ipynb #dd2bdd4e
 def _per_size(name, o, n):
@@ -76,7 +76,7 @@ def _make_stages(n_epoch, sizes, size, bs, lr_max, freeze_epochs):
     values = zip(stages, _per_size('bs', bs, n), _per_size('lr_max', lr_max, n))
     return [replace(s, bs=ifnone(s.bs, b), lr=ifnone(s.lr, l)) for s,b,l in values]
 
-# %% ../nbs/01_plan.ipynb #c3bb9493
+# %% ../nbs/01_plan.ipynb #d9b6101e
 class Plan:
     "What happens when in a run. Raises `ValueError` for a plan that cannot be trained"
     def __init__(self,
@@ -98,6 +98,8 @@ class Plan:
         self.fit,self.cycle = ifnone(fit, 'fine_tune'),{k: args[k] for k in _cycle}
         check_fit(self.fit)
         _check_cycle(**self.cycle)
+        if self.fit=='flat_cos' and div is not None:
+            raise ValueError(f"div={div}: fit='flat_cos' begins with the highest lr: omit it, or pass fit='single_cycle'")
         if isinstance(n_epoch, Stage): n_epoch = [n_epoch]
         self.is_total = not is_list(n_epoch)      # is `n_epoch` all the epochs of the run?
         if self.is_total or not n_epoch: check_count('n_epoch', n_epoch)
@@ -111,15 +113,15 @@ class Plan:
 
     @property
     def single(self):
-        "Is it one cycle over all sizes?"
-        return self.fit=='single_cycle'
+        "Is it one schedule over all sizes?"
+        return self.fit in whole_fits
 
     def __iter__(self): return iter(self.stages)
     def __len__(self): return len(self.stages)
     def __getitem__(self, i): return self.stages[i]
     def __eq__(self, other): return isinstance(other, Plan) and self.__dict__==other.__dict__
 
-# %% ../nbs/01_plan.ipynb #772c4653
+# %% ../nbs/01_plan.ipynb #d9cfaebf
 @patch
 def _copy(self:Plan, n_epoch, **kwargs):
     "Become the plan `n_epoch`"
@@ -133,18 +135,18 @@ def _with_fits(self:Plan, stages):
     "`stages` with the `fit` of the plan where they have none; that of the first depends on the learner"
     if self.single:
         if any(s.fit or s.lr for s in stages):
-            raise ValueError("fit='single_cycle' is one cycle over the whole run: pass one `lr_max`, and `Stage`s"
+            raise ValueError(f"fit={self.fit!r} is one schedule over the whole run: pass one `lr_max`, and `Stage`s"
                              " without `fit` and `lr`")
         return tuple(stages)
     stages = [replace(s, fit=s.fit or self.fit) if i else s for i,s in enumerate(stages)]
     return tuple(_take_freeze(s) if self.is_total else s for s in stages)
 
-# %% ../nbs/01_plan.ipynb #d1af6986
+# %% ../nbs/01_plan.ipynb #80533367
 @patch
 def filled(self:Plan,
     size:int|tuple=None, # Final size, px
     bs:int=None, # Batch size, images
-    lr:float|slice=None, # lr of the first stage, and a third of it in later ones; of the run for 'single_cycle'
+    lr:float|slice=None, # lr of the first stage, and a third of it in later ones; of the run for one schedule
     frozen:bool=False, # Does the model come with a frozen body?
 )->Plan:
     "The same plan, with these values where it left them open"

@@ -31,7 +31,7 @@ def short_size(
     h,w = hw(size)
     return h if h==w else (h,w)
 
-# %% ../nbs/00_stage.ipynb #c07c1953
+# %% ../nbs/00_stage.ipynb #41b04f4d
 def is_number(
     o:object # Anything
 )->bool: # Not of True and False
@@ -52,7 +52,8 @@ def check_count(
     "Raise a `ValueError` if `n` is no int of at least `least`"
     if not _is_int(n) or n<least: raise ValueError(f"{name}={n!r}: pass an int of at least {least}")
 
-_fits = ('fine_tune','fit_one_cycle','single_cycle')
+whole_fits = ('single_cycle','flat_cos')      # one schedule over all sizes
+_fits = ('fine_tune','fit_one_cycle',*whole_fits)
 
 def check_fit(
     fit:str, # A kind of fit
@@ -71,7 +72,7 @@ def check_lr(
     if fit=='fine_tune' and isinstance(lr, slice):
         raise ValueError(f"lr={lr}: `fine_tune` takes one number, its `base_lr`: pass a number, or fit='fit_one_cycle'")
 
-# %% ../nbs/00_stage.ipynb #af5a2a90
+# %% ../nbs/00_stage.ipynb #1e9e5156
 @dataclass(frozen=True)
 class Stage:
     "Some epochs at one size. Raises `ValueError` for a value that cannot be trained with"
@@ -89,8 +90,8 @@ class Stage:
         if self.bs    is not None: check_count('bs', self.bs)
         if self.n_acc is not None: check_count('n_acc', self.n_acc)
         if self.fit   is not None: check_fit(self.fit)
-        if self.fit=='single_cycle':
-            raise ValueError("fit='single_cycle' is one cycle over all stages: pass it to `Plan`, not in a `Stage`")
+        if self.fit in whole_fits:
+            raise ValueError(f"fit={self.fit!r} is one schedule over all stages: pass it to `Plan`, not in a `Stage`")
         if self.lr    is not None: check_lr(self.lr, self.fit)
 
     @property

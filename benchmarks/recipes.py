@@ -1,0 +1,109 @@
+"""Which recipe of progressive resizing wins: kinds of fit, sizes, growth and shares of the epochs, each against the same
+kind of fit at the final size, over paired seeds, on photographs of solar cells and on letters.
+
+Appends a row per run to `recipes.csv` as it ends; runs that are there already are not repeated. `--timed` is for runs
+with nothing beside them: only their seconds count."""
+import os, warnings; warnings.filterwarnings('ignore')
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')   # threads that wait leave the cores to the workers
+from dataclasses import dataclass
+from fastai.vision.all import *
+from fastai_progresize.all import *
+from fastai_progresize.samples import elpv, glyphs, small_resnet
+
+here,final = Path(__file__).parent,128
+csv = here/'recipes.csv'
+letters_tfms = dict(do_flip=False, mult=0, max_zoom=1.)      # the letters are turned and lit already
+datasets = dict(elpv=(elpv, dict(flip_vert=True)), letters=(partial(glyphs, 1500, 1000), letters_tfms),
+                small=(partial(glyphs, 1500, 1000, scale=(.14,.28)), letters_tfms))
+
+@dataclass(frozen=True)
+class Recipe:
+    "How a run trains"
+    fit:str                # As `Plan` has it
+    start:float=1.         # First size, relative to the final one
+    growth:str='2'         # '2' or '3' sizes, 'grow' by 16 px, 'only' the first
+    share:float=.25        # Share of the epochs at the final size
+
+    def __str__(self):
+        return f"{self.fit}-fixed" if self.start==1 else f"{self.fit}-{self.start:g}-{self.growth}-{self.share:g}"
+
+    @classmethod
+    def named(cls, s):
+        fit,start,*more = s.split('-')
+        return cls(fit) if start=='fixed' else cls(fit, float(start), more[0], float(more[1]))
+
+    def sizes(self, n_epoch):
+        "The size of each epoch, px"
+        if self.start==1: return [final]*n_epoch
+        first,last = round(final*self.start/8)*8,max(1, round(self.share*n_epoch))
+        before = n_epoch-last
+        if self.growth=='only': return [first]*n_epoch
+        if self.growth=='2': return [first]*before + [final]*last
+        if self.growth=='3':
+            n = math.ceil(before*.6)
+            return [first]*n + [round((first+final)/2/16)*16]*(before-n) + [final]*last
+        flat = n_epoch//2
+        grown = [first + (final-first)*(i+1)/(before-flat+1) for i in range(before-flat)]
+        return [first]*flat + [round(o/16)*16 for o in grown] + [final]*last
+
+    def plan(self, n_epoch, bs, lr):
+        sizes = self.sizes(n_epoch)
+        counts = {o: sizes.count(o) for o in sorted(set(sizes))}
+        single = self.fit in ('single_cycle','flat_cos')
+        def _stage(i, size, n):
+            frozen = min(1, n-1) if i and self.fit=='fine_tune' else 0
+            return Stage(size, n-frozen, freeze_epochs=frozen)
+        stages = [_stage(i, *o) for i,o in enumerate(counts.items())]
+        res = Plan(stages, bs=bs, fit=self.fit, lr_max=lr if single else [lr if i==0 else lr/3 for i in range_of(stages)])
+        assert res.n_epoch==n_epoch, res
+        return res
+
+def read(): return pd.read_csv(csv) if csv.exists() else pd.DataFrame()
+
+def is_done(**key):
+    df = read()
+    return len(df)>0 and bool((df[list(key)]==pd.Series(key)).all(axis=1).any())
+
+def run(data, recipe, n_epoch, seed, bs, lr, num_workers, timed, fixed_epochs=None):
+    make,tfms = datasets[data]
+    get = partial(get_dls, path=make(), num_workers=num_workers, cache=True, **tfms)
+    set_seed(seed)
+    dls = get(final, bs)
+    learn = Learner(dls, small_resnet(dls.c), loss_func=CrossEntropyLossFlat(), metrics=accuracy)
+    plan = recipe.plan(n_epoch, bs, lr)
+    start = time.perf_counter()
+    with learn.no_bar(), learn.no_logging(): learn.fit_progressive(plan, get_dls=get)
+    seconds = time.perf_counter()-start
+    h = learn.stage_history
+    pixel_epochs = sum(s.pixels*s.total for s in plan)/final**2
+    return dict(data=data, recipe=str(recipe), epochs=n_epoch, seed=seed, lr=lr, bs=bs, timed=timed,
+                sizes=' '.join(f'{s.size}x{s.total}' for s in plan), pixel_epochs=round(pixel_epochs, 4),
+                seconds=round(seconds, 2), accuracy=round(h.accuracy.iloc[-1], 5), valid_loss=round(h.valid_loss.iloc[-1], 5),
+                train_loss=round(h.train_loss.iloc[-1], 5), threads=torch.get_num_threads(), num_workers=num_workers,
+                torch=torch.__version__)
+
+def append(row):
+    "Append a line, whole: two processes may do so side by side"
+    new = not csv.exists()
+    line = pd.DataFrame([row]).to_csv(index=False, header=new)
+    with open(csv, 'a') as f: f.write(line)
+
+@call_parse
+def main(
+    recipes:str, # Names of recipes with commas between them
+    data:str='elpv,letters', # Names of datasets
+    seeds:str='1,2,3', # Seeds
+    epochs:str='12', # Numbers of epochs
+    bs:int=32, # Batch size, images
+    lr:float=4e-3, # Highest lr
+    num_workers:int=0, # Processes that load images
+    timed:store_true=False, # Is nothing else running?
+):
+    "Run what is not there yet"
+    for n,seed,d,name in itertools.product(epochs.split(','), seeds.split(','), data.split(','), recipes.split(',')):
+        recipe = Recipe.named(name)
+        key = dict(data=d, recipe=str(recipe), epochs=int(n), seed=int(seed), lr=lr, bs=bs, timed=timed)
+        if is_done(**key): continue
+        row = run(d, recipe, int(n), int(seed), bs, lr, num_workers, timed)
+        append(row)
+        print({k: row[k] for k in ('data','recipe','epochs','seed','lr','seconds','accuracy','valid_loss')}, flush=True)
