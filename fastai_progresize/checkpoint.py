@@ -126,7 +126,7 @@ def load_checkpoint(
                          " ended: pass resume=True to continue it, or remove it to start again")
     return state if resume else None
 
-# %% ../nbs/16_checkpoint.ipynb #fceefc34
+# %% ../nbs/16_checkpoint.ipynb #383caf73
 def _fit_from(learn, state, resize):
     "`Learner._do_fit` from the end of the epoch of `state`"
     mbar = getattr(getattr(learn, 'progress', None), 'mbar', None)
@@ -168,6 +168,6 @@ def checkpointing(self:Run,
     if not name: return None,None
     with same_random(): dls = self.stage_dls(self.plan[0])
     settings.update(stages=[_describe(self.plan, s) for s in self.plan], phases=list(map(str, self.plan.phases)),
-                    final_valid=self.final_valid, fast=str(self.fast))
+                    valid_size=self.valid and self.valid.size, fast=str(self.fast))
     file,plan = checkpoint_file(self.learn, name),plain(run_plan(self.learn, dls, cbs, **settings))
     return Checkpoint(file, plan),load_checkpoint(file, plan, resume)

@@ -137,7 +137,7 @@ def _restored(learn, cbs=None):
         learn._end_cleanup()
         raise
 
-# %% ../nbs/17_learner.ipynb #c3f09f60
+# %% ../nbs/17_learner.ipynb #ddaa73a5
 def _show(o):
     if not IN_NOTEBOOK: return print(o)
     from IPython.display import display
@@ -150,10 +150,12 @@ def _warn_pretrained():
 
 def _is_momentum(o): return is_number(o) and 0<=o<1
 
-def _check_fit_args(checkpoint, resume, wd, moms):
+def _check_fit_args(checkpoint, resume, wd, moms, fit):
     if checkpoint is not None and not (isinstance(checkpoint, (str,Path)) and Path(checkpoint).name):
         raise ValueError(f"checkpoint={checkpoint!r}: pass a name, or the path of a file")
     if resume and not checkpoint: raise ValueError("resume=True: pass the `checkpoint` to continue from")
+    if moms is not None and fit=='flat_cos':
+        raise ValueError(f"moms={moms}: fit='flat_cos' leaves momentum as it is: omit it, or pass fit='single_cycle'")
     if moms is not None and not (isinstance(moms, (tuple,list)) and len(moms)==3 and all(map(_is_momentum, moms))):
         raise ValueError(f"moms={moms}: pass three momentums from 0 to below 1, as (0.95, 0.85, 0.95)")
     if wd is not None and not (is_number(wd) and 0<=wd<float('inf')):
@@ -174,7 +176,7 @@ def _with_metric(learn, metric):
     try: yield
     finally: learn.metrics = own
 
-# %% ../nbs/17_learner.ipynb #09571bd3
+# %% ../nbs/17_learner.ipynb #39f03d2a
 @patch
 def prepare(self:Run):
     "Check data, model and memory, and show what is going to run. Raises `ValueError` if it cannot be trained"
@@ -192,7 +194,7 @@ def fit(self:Run,
     reset_opt:bool=False, # Start with a new optimizer?
 ):
     "Train"
-    _check_fit_args(checkpoint, resume, wd, moms)
+    _check_fit_args(checkpoint, resume, wd, moms, self.plan.fit)
     self.prepare()
     learn,resize = self.learn,ProgressiveResize(self.plan, self.stage_dls, self.checks)
     recorder = StageRecorder(self.plan)
@@ -208,17 +210,17 @@ def fit(self:Run,
     at_end = resize.index==len(self.plan)-1      # not if it stopped early
     learn.dls = self.final_dls(resize.current if at_end else None)
 
-# %% ../nbs/17_learner.ipynb #46c0c168
+# %% ../nbs/17_learner.ipynb #3c415533
 @patch
 @delegates(Plan, but=['size'])
 def fit_progressive(self:Learner,
     n_epoch:int|tuple|list, # All epochs of the run; one number per size: what each fit is given; `Stage`s; a `Plan`
     sizes:list=None, # Sizes in px, smallest first, ints or (height, width); None: up to three, to the learner's
-    lr_max:float|slice|list=None, # Highest lr (`base_lr`), one or one per size; None: `learn.lr`, later a third of it
+    lr_max:float|slice|list=None, # Highest lr (`base_lr`), or one per size for a `fit` per size; None: `learn.lr`
     bs:int|str|list=None, # Batch size in images, one or one per size; None: the learner's; 'auto': what fits of it
-    fit:str=None, # How later stages train: 'fine_tune' (None), 'fit_one_cycle', or 'single_cycle' over all
+    fit:str=None, # 'single_cycle' (None), 'flat_cos', 'fine_tune' (None if the body is frozen) or 'fit_one_cycle'
     get_dls:callable=None, # Function of `size` and `bs` that returns `DataLoaders`; None: `learn.dls.at_size`
-    valid_size:str=None, # Validate at the size of the 'stage', or the 'final' one (None: with any `TrackerCallback`)
+    valid_size:str|int|tuple=None, # Validate at the 'stage' size, 'final' (None: with a `TrackerCallback`), or px
     fast:bool|dict=True, # Load by `dls.fast()`, where there is no `get_dls`? A dict: its arguments
     checkpoint:str|Path=None, # Save the run at the end of each epoch, in `learn.path/learn.model_dir` under this name
     resume:bool=False, # Continue from `checkpoint`, if it is there?

@@ -63,10 +63,12 @@ def _flat_cos(self:Plan):
     shape = {k: ifnone(self.cycle[k], v) for k,v in dict(pct_start=grown, div_final=1e5).items()}
     return Phase(0, self.n_epoch, self.lr, div=None, **shape)
 
-# %% ../nbs/02_phase.ipynb #bc2d8fd5
+# %% ../nbs/02_phase.ipynb #9ebaebfb
 @patch(as_prop=True)
 def phases(self:Plan)->list: # `Phase`s that follow each other without a gap
     "The cycles of the run"
+    if self.fit is None:
+        raise ValueError("This plan leaves `fit` to the learner: pass it, or use `plan.for_learner(learn)`")
     if self.fit=='flat_cos': return [self._flat_cos()]
     if self.single: return [self._phase('fit_one_cycle', 0, self.n_epoch, self.lr)]
     res = []

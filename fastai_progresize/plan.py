@@ -7,14 +7,14 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/plan.html.md"""
 # %% auto #0
 __all__ = ['Plan']
 
-# %% ../nbs/01_plan.ipynb #8dff1ec9
+# %% ../nbs/01_plan.ipynb #2850cde5
 import inspect
 from dataclasses import replace
 from fastai.vision.all import *
 from .stage import Stage, check_count, check_fit, check_lr, default_shares, default_sizes, hw, is_list
-from .stage import is_number, share_epochs, short_size, whole_fits
+from .stage import is_number, scratch_fit, share_epochs, short_size, whole_fits
 
-# %% ../nbs/01_plan.ipynb #dd2bdd4e
+# %% ../nbs/01_plan.ipynb #435b8471
 def _per_size(name, o, n):
     o = list(o) if is_list(o) else [o]*n
     if len(o)!=n: raise ValueError(f"{name} has {len(o)} values for {n} sizes: pass one value, or one for each size")
@@ -34,6 +34,15 @@ def _stage_list(n_epoch):
     if not all(isinstance(o, Stage) for o in n_epoch):
         raise ValueError(f"n_epoch={n_epoch}: pass either all `Stage`s, or only numbers of epochs")
     return list(n_epoch)
+
+def _named_fit(n_epoch, lr_max):
+    "'fine_tune' if there are `Stage`s that name a fit, else None. Raises `ValueError` for several lrs without a fit"
+    stages = [o for o in n_epoch if isinstance(o, Stage)] if is_list(n_epoch) else []
+    if any(s.fit for s in stages): return 'fine_tune'
+    lrs = lr_max if is_list(lr_max) else [s.lr for s in stages if s.lr is not None]
+    if lrs or is_list(lr_max):
+        raise ValueError(f"lr_max={tuple(lrs)}: an lr for each size needs a fit for each: pass fit='fine_tune', as in the"
+                         " book, fit='fit_one_cycle', or one `lr_max`")
 
 def _take_freeze(s):
     "`s` with its frozen epochs taken from its `n_epoch`"
@@ -76,7 +85,7 @@ def _make_stages(n_epoch, sizes, size, bs, lr_max, freeze_epochs):
     values = zip(stages, _per_size('bs', bs, n), _per_size('lr_max', lr_max, n))
     return [replace(s, bs=ifnone(s.bs, b), lr=ifnone(s.lr, l)) for s,b,l in values]
 
-# %% ../nbs/01_plan.ipynb #d9b6101e
+# %% ../nbs/01_plan.ipynb #458f1ece
 class Plan:
     "What happens when in a run. Raises `ValueError` for a plan that cannot be trained"
     def __init__(self,
@@ -85,8 +94,8 @@ class Plan:
         *,
         size:int|tuple=None, # Final size in px, if there are no `sizes`; None: that of the learner's `dls`
         bs:int|str|list=None, # Batch size in images, one or one per size; None: the learner's; 'auto': what fits of it
-        lr_max:float|slice|list=None, # Highest lr (`base_lr`), one or one per size; None: `learn.lr`, then a third
-        fit:str=None, # How later stages train: 'fine_tune' (None), 'fit_one_cycle', or 'single_cycle' over all
+        lr_max:float|slice|list=None, # Highest lr (`base_lr`), or one per size for a `fit` per size; None: `learn.lr`
+        fit:str=None, # 'single_cycle' (None), 'flat_cos', 'fine_tune' (None if the body is frozen) or 'fit_one_cycle'
         freeze_epochs:int=1, # Epochs with a frozen body that `fine_tune` begins with
         pct_start:float=None, # Share of a cycle with rising lr; None: .25, .3 in `fine_tune` (.99 while frozen, always)
         div:float=None, # A cycle starts at lr/div; None: 25 in `fit_one_cycle` and while frozen, 5 in `fine_tune`
@@ -95,12 +104,13 @@ class Plan:
     ):
         args = {k:v for k,v in locals().items() if k!='self'}
         if isinstance(n_epoch, Plan): return self._copy(**args)
-        self.fit,self.cycle = ifnone(fit, 'fine_tune'),{k: args[k] for k in _cycle}
-        check_fit(self.fit)
+        self.fit,self.cycle = fit,{k: args[k] for k in _cycle}
+        if fit is not None: check_fit(fit)
         _check_cycle(**self.cycle)
         if self.fit=='flat_cos' and div is not None:
             raise ValueError(f"div={div}: fit='flat_cos' begins with the highest lr: omit it, or pass fit='single_cycle'")
         if isinstance(n_epoch, Stage): n_epoch = [n_epoch]
+        if fit is None: self.fit = _named_fit(n_epoch, lr_max)
         self.is_total = not is_list(n_epoch)      # is `n_epoch` all the epochs of the run?
         if self.is_total or not n_epoch: check_count('n_epoch', n_epoch)
         self.auto_bs,self.lr = isinstance(bs, str) and bs=='auto',None
@@ -109,12 +119,12 @@ class Plan:
         _check_values(bs, ifnone(lr_max, self.lr), freeze_epochs)
         stages = _make_stages(n_epoch, sizes, size, bs, lr_max, freeze_epochs)
         self.stages = self._with_fits(stages)
-        self.open_args = None if stages else args      # without sizes there are no stages yet
+        self.open_args = None if stages and self.fit else args      # what the stages depend on is open
 
     @property
     def single(self):
-        "Is it one schedule over all sizes?"
-        return self.fit in whole_fits
+        "Is it one schedule over all sizes, as far as is known?"
+        return self.fit is None or self.fit in whole_fits
 
     def __iter__(self): return iter(self.stages)
     def __len__(self): return len(self.stages)
@@ -141,7 +151,7 @@ def _with_fits(self:Plan, stages):
     stages = [replace(s, fit=s.fit or self.fit) if i else s for i,s in enumerate(stages)]
     return tuple(_take_freeze(s) if self.is_total else s for s in stages)
 
-# %% ../nbs/01_plan.ipynb #80533367
+# %% ../nbs/01_plan.ipynb #865ffc3f
 @patch
 def filled(self:Plan,
     size:int|tuple=None, # Final size, px
@@ -150,7 +160,7 @@ def filled(self:Plan,
     frozen:bool=False, # Does the model come with a frozen body?
 )->Plan:
     "The same plan, with these values where it left them open"
-    res = Plan(**{**self.open_args, 'size':size}) if self.open_args else Plan(self)
+    res = self._closed(size, frozen) if self.open_args else Plan(self)
     if not res.stages: raise ValueError("This plan has no sizes: pass `size`, or use `plan.for_learner(learn)`")
     first,*rest = [replace(s, bs=ifnone(s.bs, bs)) for s in res.stages]
     if res.single: res.lr = ifnone(res.lr, lr)
@@ -159,6 +169,12 @@ def filled(self:Plan,
         if res.is_total: first = _take_freeze(first)
     res.stages = tuple(res._with_lr(s, lr if i==0 else _later_lr(lr)) for i,s in enumerate([first,*rest]))
     return res
+
+@patch
+def _closed(self:Plan, size, frozen):
+    "The plan with its stages and its fit"
+    fit = self.fit or ('fine_tune' if frozen else scratch_fit)
+    return Plan(**{**self.open_args, 'size':ifnone(self.open_args['size'], size), 'fit':fit})
 
 @patch
 def _with_lr(self:Plan, stage, lr):
@@ -210,7 +226,7 @@ def to_df(self:Plan)->pd.DataFrame: # A row per stage
                     share=s.pixels*s.total/work)
     return pd.DataFrame(map(_row, self))
 
-# %% ../nbs/01_plan.ipynb #3bfb4661
+# %% ../nbs/01_plan.ipynb #898370c4
 def _cell(o, fmt='{:g}'):
     if o is None: return 'learner'
     return str(o) if isinstance(o, (slice,str,tuple,list)) else fmt.format(o)
@@ -230,7 +246,7 @@ def _table(self:Plan, render):
         for k in ('pixels','share'): df[k] = df[k].map('{:.0%}'.format)
     else:
         bs,lr = (_cell(self.open_args[k]) for k in ('bs','lr_max'))
-        df = pd.DataFrame([dict(size='learner', epochs=self.n_epoch, bs=bs, lr=lr, fit=self.fit)])
+        df = pd.DataFrame([dict(size='learner', epochs=self.n_epoch, bs=bs, lr=lr, fit=_cell(self.fit))])
     return render(df, index=False)
 
 @patch

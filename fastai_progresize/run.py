@@ -7,11 +7,12 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/run.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/11_run.ipynb #4033ded2
+# %% ../nbs/11_run.ipynb #830ad94c
 import difflib, inspect
 from copy import copy
+from dataclasses import replace
 from fastai.vision.all import *
-from .stage import Stage
+from .stage import Stage, hw
 from .plan import Plan
 from .files import check_files, image_files, name_unreadable
 from .data import call_get_dls, check_images, get_bs, image_size, probe_batch, same_random
@@ -51,10 +52,11 @@ def check_names(
         hint = _gone.get(k) or (f'pass `{close}`' if close else f"choose from {', '.join(names)}")
         raise TypeError(f"`{f.__name__}` has no argument `{k}`: {hint}")
 
-# %% ../nbs/11_run.ipynb #67c2c7c2
+# %% ../nbs/11_run.ipynb #4bf95542
 def _check_run(get_dls, valid_size, fast):
-    if valid_size not in ('stage','final',None):
-        raise ValueError(f"valid_size={valid_size!r}: pass 'stage', 'final' or None")
+    if valid_size is not None and valid_size not in ('stage','final'):
+        try: hw(valid_size)
+        except ValueError: raise ValueError(f"valid_size={valid_size!r}: pass 'stage', 'final', a size in px, or None")
     if get_dls is not None and not callable(get_dls):
         raise ValueError(f"get_dls={get_dls!r}: pass a function of `size` and `bs` that returns `DataLoaders`")
     if not isinstance(fast, (bool,dict)):
@@ -69,7 +71,7 @@ class Run:
         n_epoch:int|tuple|list, # All epochs of the run; one number per size: what each fit is given; `Stage`s; a `Plan`
         sizes:list=None, # Sizes in px, smallest first, ints or (height, width); None: up to three, to the learner's
         get_dls:callable=None, # Function of `size` and `bs` that returns `DataLoaders`; None: `learn.dls.at_size`
-        valid_size:str=None, # Validate at the 'stage' size, or the 'final' one (None: with any `TrackerCallback`)
+        valid_size:str|int|tuple=None, # Validate at the 'stage' size, 'final' (None: with a `TrackerCallback`), or px
         fast:bool|dict=True, # Load by `dls.fast()`, where there is no `get_dls`? A dict: its arguments
         check:bool=True, # Check data and model at every size before training?
         cbs:list=None, # Callbacks for this run
@@ -80,8 +82,14 @@ class Run:
         self.fast = {} if fast is True else fast
         self.cbs = L(cbs).map(lambda o: o() if isinstance(o, type) else o)
         self.plan = Plan(n_epoch, sizes, **kwargs).for_learner(learn)
-        has_tracker = any(isinstance(o, TrackerCallback) for o in learn.cbs+self.cbs)
-        self.final_valid = valid_size=='final' or (valid_size is None and has_tracker)
+        self.valid = self._valid_stage(valid_size)      # validated at, None for each stage's own
+
+    def _valid_stage(self, valid_size):
+        has_tracker = any(isinstance(o, TrackerCallback) for o in self.learn.cbs+self.cbs)
+        if valid_size is None: valid_size = 'final' if has_tracker else 'stage'
+        if valid_size=='stage': return
+        final = self.plan[-1]
+        return final if valid_size=='final' else replace(final, size=valid_size)
 
     def dls_at(self,
         stage:Stage, # One of the stages
@@ -95,14 +103,14 @@ class Run:
         stage:Stage, # One of the stages
     )->DataLoaders:
         "Data at the size of `stage`, with the validation set that the run wants"
-        dls,final = self.dls_at(stage),self.plan[-1]
-        if not self.final_valid or stage==final: return dls
-        with same_random(): valid = self.dls_at(final).loaders[1:]   # training sees the same random numbers either way
+        dls = self.dls_at(stage)
+        if self.valid is None or stage==self.valid: return dls
+        with same_random(): valid = self.dls_at(self.valid).loaders[1:]   # training sees the same random numbers
         dls = copy(dls)
         dls.loaders = [dls.loaders[0], *valid]
         return dls
 
-# %% ../nbs/11_run.ipynb #3fa6ea80
+# %% ../nbs/11_run.ipynb #1bfe6dd6
 @patch
 def final_dls(self:Run,
     current:DataLoaders=None, # Data of the last stage, None if the run did not get there
@@ -112,7 +120,8 @@ def final_dls(self:Run,
     if not self.get_dls:
         size = image_size(self.own)
         if Stage(size, 1).size==final.size and get_bs(self.own)==final.bs: return self.own
-    if self.get_dls or self.fast is False: return current or self.dls_at(final)
+    if self.get_dls or self.fast is False:
+        return current if current and self.valid in (None,final) else self.dls_at(final)
     with same_random(): return self.own.at_size(final.size, final.bs)
 
 # %% ../nbs/11_run.ipynb #cf1eeacb

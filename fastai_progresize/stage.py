@@ -31,7 +31,7 @@ def short_size(
     h,w = hw(size)
     return h if h==w else (h,w)
 
-# %% ../nbs/00_stage.ipynb #41b04f4d
+# %% ../nbs/00_stage.ipynb #31fd5b3e
 def is_number(
     o:object # Anything
 )->bool: # Not of True and False
@@ -53,6 +53,7 @@ def check_count(
     if not _is_int(n) or n<least: raise ValueError(f"{name}={n!r}: pass an int of at least {least}")
 
 whole_fits = ('single_cycle','flat_cos')      # one schedule over all sizes
+scratch_fit = 'single_cycle'                  # without a frozen body, if no other is chosen
 _fits = ('fine_tune','fit_one_cycle',*whole_fits)
 
 def check_fit(

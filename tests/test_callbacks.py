@@ -3,7 +3,7 @@ import pytest
 from fastai.callback.training import GradientAccumulation, GradientClip
 from helpers import *
 
-run = dict(n_epoch=(2,2), sizes=(32,48))     # five epochs: two, one frozen, two
+run = dict(n_epoch=(2,2), sizes=(32,48), fit='fine_tune')     # five epochs: two, one frozen, two
 
 @pytest.fixture
 def learn(dls, tmp_path): return small_learner(dls, 2, lr=3e-3, path=tmp_path, cbs=Record)
@@ -18,7 +18,7 @@ def test_one_csv(learn, tmp_path):
     assert learn.metrics.attrgot('name')==['accuracy']
 
 def test_csv_of_rectangles(learn, tmp_path):
-    learn.fit_progressive((1,1), sizes=((24,32),(32,48)), cbs=CSVLogger())
+    learn.fit_progressive((1,1), sizes=((24,32),(32,48)), fit='fine_tune', cbs=CSVLogger())
     assert list(pd.read_csv(tmp_path/'history.csv')['size'])==[24,32,32]
     assert list(learn.stage_history['size'])==[(24,32),(32,48),(32,48)]
 
@@ -43,7 +43,7 @@ def test_save_best(learn):
     assert same_weights(weights(learn), seen[int(np.argmin(w.losses))])
 
 def test_valid_size(learn):
-    for v,shapes in ((None,[32,32,48,48,48]), ('stage',[32,32,48,48,48]), ('final',[48]*5)):
+    for v,shapes in ((None,[32,32,48,48,48]), ('stage',[32,32,48,48,48]), ('final',[48]*5), (64,[64]*5)):
         w = Watch()
         learn.fit_progressive(**run, valid_size=v, cbs=w)
         assert w.valid_shapes==[(o,o) for o in shapes]

@@ -162,7 +162,7 @@ def test_how_to_resume(path, tmp_path, capsys):
     (dict(lr_max=1e-4), 'lr'),
     (dict(pct_start=.5), 'phases[0]'),
     (dict(wd=.3), 'wd was None, is 0.3'),
-    (dict(valid_size='final'), 'final_valid was False, is True'),
+    (dict(valid_size='final'), 'valid_size was None, is 48'),
     (dict(fast=False), 'fast was {}, is False'),
     (dict(cbs=[EarlyStoppingCallback(patience=9),ReduceLROnPlateau(patience=9)], valid_size='stage'), 'cbs was'),
 ])

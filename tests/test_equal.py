@@ -23,12 +23,15 @@ def swapping(dls, sizes, n_epoch):
 def by_hand(learn, dls, sizes, fit, n_epoch, lrs, frozen):
     if fit=='single_cycle':
         return learn.fit_one_cycle(sum(n_epoch), lrs[0], cbs=swapping(dls, sizes, n_epoch))
+    if fit=='flat_cos':
+        grown = sum(n_epoch[:-1])/sum(n_epoch)
+        return learn.fit_flat_cos(sum(n_epoch), lrs[0], pct_start=grown, cbs=swapping(dls, sizes, n_epoch))
     for i,(size,n,lr) in enumerate(zip(sizes, n_epoch, lrs)):
         learn.dls = dls[size]
         if (frozen if i==0 else fit=='fine_tune'): learn.fine_tune(n, lr)
         else: learn.fit_one_cycle(n, lr)
 
-fits = ['fine_tune','fit_one_cycle','single_cycle']
+fits = ['fine_tune','fit_one_cycle','single_cycle','flat_cos']
 models = [(1,False),(2,False),(2,True)]
 kinds = [(fit,n,*model) for fit in fits for n in (2,3) for model in models]
 some = [('fine_tune',3,2,True), ('fit_one_cycle',2,2,False), ('single_cycle',3,1,False)]
@@ -45,7 +48,7 @@ def test_by_hand(path, fit, n, groups, frozen, n_workers):
     after = get_random_states()
     b,dls = make(path, n_workers, groups, frozen)
     assert same_weights(weights(b), start)
-    lr_max = lrs[0] if fit=='single_cycle' else lrs
+    lr_max = lrs[0] if fit in ('single_cycle','flat_cos') else lrs
     b.fit_progressive(n_epoch, sizes[n], lr_max=lr_max, fit=fit, get_dls=lambda size,bs: dls[size])
     assert a.record.hypers==b.record.hypers
     assert a.record.shapes==b.record.shapes
@@ -78,7 +81,7 @@ def test_at_size(path, make_dls, fast):
     a.dls = at(own, 48, 8)
     a.fine_tune(2, 1e-3)
     b = learner()
-    b.fit_progressive([Stage(32, 2, bs=16, lr=3e-3), Stage(48, 2, bs=8, lr=1e-3)], fast=fast)
+    b.fit_progressive([Stage(32, 2, bs=16, lr=3e-3), Stage(48, 2, bs=8, lr=1e-3)], fit='fine_tune', fast=fast)
     assert a.record.hypers==b.record.hypers
     assert same_weights(weights(a), weights(b))
 
@@ -93,7 +96,8 @@ def test_arguments(path, args):
     a.dls = dls[48]
     a.fine_tune(2, 1e-3, freeze_epochs=2, **args)
     b,dls = make(path, 0, 2, False)
-    b.fit_progressive((2,2), (32,48), lr_max=(3e-3,1e-3), freeze_epochs=2, get_dls=lambda size,bs: dls[size], **args)
+    b.fit_progressive((2,2), (32,48), lr_max=(3e-3,1e-3), fit='fine_tune', freeze_epochs=2,
+                      get_dls=lambda size,bs: dls[size], **args)
     assert a.record.hypers==b.record.hypers
     assert same_weights(weights(a), weights(b))
 
@@ -115,7 +119,7 @@ def test_slice_and_defaults(path):
     a.dls = dls[48]
     a.fine_tune(2, 1e-3)
     b,dls = make(path, 0, 2, False)
-    b.fit_progressive((2,2), (32,48), get_dls=lambda size,bs: dls[size])
+    b.fit_progressive((2,2), (32,48), fit='fine_tune', get_dls=lambda size,bs: dls[size])
     assert a.record.hypers==b.record.hypers
     a,dls = make(path, 0, 2, False)
     for s in (32,48):
@@ -126,20 +130,44 @@ def test_slice_and_defaults(path):
     assert a.record.hypers==b.record.hypers
     assert same_weights(weights(a), weights(b))
 
+@pytest.mark.parametrize('args', [dict(pct_start=.4), dict(div_final=100.), dict(wd=.1)], ids=str)
+def test_arguments_flat(path, args):
+    "Those of `fit_flat_cos`, and what is recorded; the defaults of one size are fastai's"
+    for given in ({}, args):
+        a,_ = make(path, 0, 2, False)
+        a.fit_flat_cos(2, 3e-3, **given)
+        b,_ = make(path, 0, 2, False)
+        b.fit_progressive(2, 48, lr_max=3e-3, fit='flat_cos', get_dls=lambda size,bs: b.dls, **given)
+        assert a.record.hypers==b.record.hypers
+        assert a.recorder.hps==b.recorder.hps and list(b.recorder.hps)==['lr']
+        assert same_weights(weights(a), weights(b))
+
+@pytest.mark.parametrize('frozen', (False,True))
+def test_default(path, frozen):
+    "Without a `fit`: one cycle from scratch, the book's fine_tune where the body is frozen"
+    def _run(**kwargs):
+        learn,dls = make(path, 0, 2, frozen)
+        learn.fit_progressive(5, (32,48), get_dls=lambda size,bs: dls[size], **kwargs)
+        return learn
+    a,b = _run(),_run(fit='fine_tune' if frozen else 'single_cycle')
+    assert a.record.hypers==b.record.hypers and same_weights(weights(a), weights(b))
+
 def test_valid_size_does_not_matter(path):
     "Training is the same whatever it is validated on"
     res = []
-    for v in ('stage','final'):
+    for v in ('stage','final',64):
         learn,_ = make(path, 0, 1, False)
         learn.fit_progressive((2,2), (32,48), valid_size=v)
         res.append((weights(learn), learn.stage_history.valid_loss))
-    assert same_weights(res[0][0], res[1][0])
-    assert not (res[0][1][:2]==res[1][1][:2]).any()
+    for i in (1,2):
+        assert same_weights(res[0][0], res[i][0])
+        assert not (res[0][1][:2]==res[i][1][:2]).any()
+    assert not (res[0][1]==res[2][1]).any()
 
 def test_resumed(path, tmp_path):
     "Stopped after any epoch and resumed, each later epoch has the lr, shapes and history that it would have had"
     whole,dls = make(path, 0, 2, False)
-    kw = dict(n_epoch=(2,2), sizes=(32,48), get_dls=lambda size,bs: dls[size])
+    kw = dict(n_epoch=(2,2), sizes=(32,48), fit='fine_tune', get_dls=lambda size,bs: dls[size])
     whole.fit_progressive(**kw)
     n = len(whole.record.hypers)//5
     for k in range(1, 5):

@@ -32,7 +32,7 @@ args  = st.fixed_dictionaries({}, optional=dict(
     lr_max=one_or_list(lr),
     bs=one_or_list(bs),
     fit=draw_from(['fine_tune','fit_one_cycle','single_cycle'], [None,'fit',3]),
-    valid_size=draw_from(['stage','final',None], ['last',16]),
+    valid_size=draw_from(['stage','final',None,16], ['last',0,1.5]),
     freeze_epochs=draw_from([0,1], [-1,1.5,None]),
     pct_start=draw_from([None,.3], [-.1,1.1,'.3',float('nan')]),
     div=draw_from([None,10], [0,-1,float('inf'),'10']),

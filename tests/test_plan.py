@@ -3,12 +3,12 @@ import dataclasses
 import pytest
 from hypothesis import given, settings, strategies as st
 from helpers import *
-from fastai_progresize.stage import default_shares, share_epochs
+from fastai_progresize.stage import default_shares, share_epochs, whole_fits
 from test_bad_input import refused
 
 side = st.integers(4, 1024)
 a_size = st.one_of(side, st.tuples(side, side))
-fits = [None,'fine_tune','fit_one_cycle','single_cycle']
+fits = [None,'fine_tune','fit_one_cycle','single_cycle','flat_cos']
 
 @given(a_size, st.integers(1, 5))
 def test_default_sizes(size, n):
@@ -45,13 +45,15 @@ def test_int_is_all_epochs(n_epoch, size, fit, freeze_epochs, frozen):
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=3), st.booleans())
 def test_one_for_each_size(n_epoch, frozen):
     "One number for each size is what its fit is given: the frozen epochs come on top"
-    plan = Plan(n_epoch, sizes=[32,64,96][:len(n_epoch)]).filled(frozen=frozen)
+    plan = Plan(n_epoch, sizes=[32,64,96][:len(n_epoch)], fit='fine_tune').filled(frozen=frozen)
     assert [s.n_epoch for s in plan]==n_epoch
     assert plan.n_epoch==sum(n_epoch) + len(n_epoch) - (not frozen)
 
 def test_default_lr():
-    assert [s.lr for s in Plan(10, size=224).filled(lr=3e-3)]==[3e-3,1e-3,1e-3]
-    assert [s.lr for s in Plan(10, size=224, lr_max=5e-3).filled(lr=3e-3)]==[5e-3]*3
+    for lr_max,lrs in ((None,[3e-3,1e-3,1e-3]), (5e-3,[5e-3]*3)):
+        plan = Plan(10, (128,192,224), lr_max=lr_max)
+        assert [s.lr for s in plan.filled(lr=3e-3, frozen=True)]==lrs
+        assert plan.filled(lr=3e-3).lr==lrs[0] and plan.filled(lr=3e-3).fit=='single_cycle'
     single = Plan(10, size=224, fit='single_cycle').filled(lr=3e-3)
     assert single.lr==3e-3 and {s.lr for s in single}=={None} and list(single.to_df().lr)==[3e-3]*3
     several = Plan(10, size=224, fit='fit_one_cycle').filled(lr=slice(3e-4,3e-3))
@@ -64,7 +66,7 @@ def test_default_shares():
 
 def test_cost():
     "The caption's figures are those of the table"
-    plan = Plan((4,5), sizes=(128,224)).filled()
+    plan = Plan((4,5), sizes=(128,224), fit='fine_tune').filled()
     assert plan.rel_cost==pytest.approx((4*128**2+6*224**2)/(10*224**2))
     assert list(plan.to_df().pixels)==pytest.approx([(128/224)**2,1])
     assert f'{plan.rel_cost:.0%}' in plan._repr_html_() and f'{plan.rel_cost:.0%}' in repr(plan)
@@ -87,7 +89,9 @@ plan_args = st.fixed_dictionaries(dict(n_epoch=counts), optional=dict(
     div=st.sampled_from([None,10])))
 left_to = dict(size=32, bs=8, lr=3e-3)
 
-def has_sizes(args): return isinstance(args['n_epoch'], int) or args.get('sizes')
+def has_sizes(args):
+    if args.get('fit')=='flat_cos' and args.get('div'): return False
+    return isinstance(args['n_epoch'], int) or args.get('sizes')
 
 @given(plan_args.filter(has_sizes), st.booleans())
 def test_idempotent(args, frozen):
@@ -112,8 +116,9 @@ def test_for_learner(dls):
         learn = small_learner(dls, 2, frozen, lr=2e-3)
         plan = Plan(6).for_learner(learn)
         assert plan.for_learner(learn)==plan and Plan(plan)==plan
-        assert plan[-1].size==48 and {s.bs for s in plan}=={8} and plan[0].lr==2e-3
-        assert plan[0].fit==('fine_tune' if frozen else 'fit_one_cycle')
+        assert plan[-1].size==48 and {s.bs for s in plan}=={8}
+        assert plan.fit==('fine_tune' if frozen else 'single_cycle')
+        assert plan.lr_and_fit(plan[0])==(2e-3,plan.fit)
 
 @pytest.mark.parametrize('args', [dict(sizes=(32,48)), dict(bs=4), dict(lr_max=1e-3), dict(fit='fit_one_cycle'),
                                   dict(freeze_epochs=2), dict(pct_start=.3), dict(div=3.), dict(lr_mult=5)], ids=str)
@@ -174,7 +179,8 @@ def expected(plan, learn, n_images):
         n = n_images//s.bs
         for i in range(n):
             pct = (epoch-phase.start + i/n)/phase.n_epoch
-            res.append((epoch, s.size, s.bs, scheds['lr'](pct), scheds['mom'](pct), frozen_idx))
+            mom = scheds['mom'](pct) if 'mom' in scheds else learn.opt.hypers[-1]['mom']
+            res.append((epoch, s.size, s.bs, scheds['lr'](pct), mom, frozen_idx))
     return res
 
 def trained(dls, frozen, args):
@@ -186,7 +192,7 @@ def trained(dls, frozen, args):
     return learn
 
 def as_stages(fit):
-    if fit=='single_cycle': return [Stage(24, 1), Stage(32, 2, bs=4)]
+    if fit in whole_fits: return [Stage(24, 1), Stage(32, 2, bs=4)]
     return [Stage(24, 1), Stage(32, 2, bs=4, freeze_epochs=0), Stage(24, 1, fit=fit)]
 
 def n_epoch_args(kind, fit):
