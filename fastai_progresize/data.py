@@ -7,11 +7,11 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/data.html.md"""
 # %% auto #0
 __all__ = ['show_stages']
 
-# %% ../nbs/04_data.ipynb #e900093d
+# %% ../nbs/04_data.ipynb #cc1ed52c
 import inspect
 from copy import copy, deepcopy
 from fastai.vision.all import *
-from .stage import hw, short_size
+from .stage import check_aug, hw, is_number, short_size
 
 # %% ../nbs/04_data.ipynb #1858cccc
 _wh_tfms,_hw_tfms = (Resize,RandomResizedCrop,RandomCrop,CropPad),(RandomResizedCropGPU,AffineCoordTfm)
@@ -135,6 +135,55 @@ def at_size(self:DataLoaders,
     def _bs(dl): return dl.bs if bs is None else max(1, round(dl.bs*bs/self.train.bs))
     res = copy(self)
     res.loaders = [copy_dl(dl, bs=_bs(dl), **_scaled_pipes(dl, by)) for dl in self.loaders]
+    return res
+
+# %% ../nbs/04_data.ipynb #8689e48f
+def _times(by): return lambda o: o*by
+def _from_one(by): return lambda o: 1+(o-1)*by
+_strengths = dict(max_deg=_times, magnitude=_times, max_lighting=_times, max_hue=_times, min_zoom=_from_one,
+                  max_zoom=_from_one, min_scale=_from_one)
+
+def _weaker(f, by):
+    "`f`, a function of a transform or its `partial`, with its magnitudes scaled"
+    if not isinstance(f, partial):
+        f = copy(f)
+        for k,scale in _strengths.items():
+            if is_number(getattr(f, k, None)): setattr(f, k, scale(by)(getattr(f, k)))
+        return f
+    def _scaled(k, o):
+        if k in _strengths and is_number(o): return _strengths[k](by)(o)
+        return _weaker(o, by) if isinstance(o, partial) else o
+    return partial(f.func, *f.args, **{k: _scaled(k, o) for k,o in f.keywords.items()})
+
+def _aug_tfm(t, by):
+    "A copy of `t` that goes `by` times as far, `t` itself if it does not augment"
+    parts = [k for k in ('aff_fs','coord_fs','fs') if hasattr(t, k)]
+    if not parts and not any(hasattr(t, k) for k in _strengths): return t
+    t = _weaker(t, by)
+    for k in parts: setattr(t, k, L(_weaker(o, by) for o in getattr(t, k)))
+    return t
+
+def scaled_aug(
+    p:Pipeline, # Transforms
+    by:float, # Strength, relative to what they have
+)->Pipeline:
+    "The same transforms, augmenting `by` times as far"
+    return Pipeline([_aug_tfm(t, by) for t in p.fs], split_idx=p.split_idx)
+
+# %% ../nbs/04_data.ipynb #26e45bda
+@patch
+def with_aug(self:DataLoaders,
+    by:float, # Strength, relative to what the transforms have; 0: none, 1: as they are
+)->DataLoaders:
+    "The same data with augmentation in training that goes `by` times as far: rotation, zoom, warp, lighting, crops"
+    check_aug(by)
+    if by==1: return self
+    train = self.train
+    pipes = {k: getattr(train, k, None) for k in ('after_item','after_batch')}
+    pipes = {k: scaled_aug(p, by) for k,p in pipes.items() if isinstance(p, Pipeline)}
+    if not pipes: return self
+    res = copy(self)
+    res.loaders = [copy_dl(train, **pipes), *self.loaders[1:]]
     return res
 
 # %% ../nbs/04_data.ipynb #b1e6a7d2

@@ -112,7 +112,30 @@ class StageAccumulation(GradientAccumulation):
         stage = self.plan[self.plan.stage_at(self.epoch)]
         self.n_acc = stage.n_acc or stage.bs
 
-# %% ../nbs/17_learner.ipynb #ea6337a0
+# %% ../nbs/17_learner.ipynb #4ff09168
+def _mixes(cbs): return [o for o in L(cbs) if isinstance(o, MixHandler)]
+
+class StageMix(Callback):
+    "Scale the `alpha` of MixUp and CutMix by the `aug` of each stage of `plan`"
+    order = -50
+    def __init__(self,
+        plan:Plan, # The plan of the run
+    ): self.plan = plan
+
+    def before_fit(self):
+        "Remember what they have"
+        self.own = {o: o.distrib for o in _mixes(self.learn.cbs)}
+
+    def before_epoch(self):
+        "Take the strength of this stage"
+        by = max(1e-3, ifnone(self.plan[self.plan.stage_at(self.epoch)].aug, 1.))
+        for cb,d in self.own.items(): cb.distrib = type(d)(d.concentration1*by, d.concentration0*by)
+
+    def after_fit(self):
+        "Give them back what they had"
+        for cb,d in self.own.items(): cb.distrib = d
+
+# %% ../nbs/17_learner.ipynb #7d2a4535
 def _put_back_opt(learn, frozen_idx):
     if learn.opt is None: return
     learn.opt.zero_grad()
@@ -120,15 +143,17 @@ def _put_back_opt(learn, frozen_idx):
 
 @contextmanager
 def _restored(learn, cbs=None):
-    "If the block fails, `learn` gets back its dls, model, loss, logger and frozen state, and open logs are closed"
+    "If the block fails, `learn` gets back its dls, model, loss, logger, frozen state and alphas; open logs are closed"
     own = {k: getattr(learn, k) for k in ('dls','model','loss_func','logger','create_mbar')}
     params,frozen_idx = [(p,p.requires_grad) for p in learn.model.parameters()],getattr(learn.opt, 'frozen_idx', 0)
     logs = [o for o in L(learn.cbs)+L(cbs) if isinstance(o, CSVLogger)]
+    alphas = [(o,o.distrib) for o in _mixes(L(learn.cbs)+L(cbs))]
     autocast = torch.is_autocast_enabled('cuda')
     try: yield
     except BaseException:
         for k,v in own.items(): setattr(learn, k, v)
         for p,o in params: p.requires_grad_(o)
+        for cb,o in alphas: cb.distrib = o
         _put_back_opt(learn, frozen_idx)
         for cb in logs:
             if hasattr(cb, 'file'): cb.file.close()
@@ -137,7 +162,7 @@ def _restored(learn, cbs=None):
         learn._end_cleanup()
         raise
 
-# %% ../nbs/17_learner.ipynb #ddaa73a5
+# %% ../nbs/17_learner.ipynb #8054072e
 def _show(o):
     if not IN_NOTEBOOK: return print(o)
     from IPython.display import display
@@ -167,6 +192,7 @@ def _callbacks(self:Run, resize, recorder, moms):
     res = [resize, ProgressiveSchedule(self.plan, moms), recorder, *self.cbs]
     accumulates = any(isinstance(o, GradientAccumulation) for o in self.learn.cbs+self.cbs)
     if any(s.n_acc for s in self.plan) and not accumulates: res.append(StageAccumulation(self.plan))
+    if _mixes(self.learn.cbs+self.cbs) and any(s.aug is not None for s in self.plan): res.append(StageMix(self.plan))
     return res
 
 @contextmanager
@@ -210,7 +236,7 @@ def fit(self:Run,
     at_end = resize.index==len(self.plan)-1      # not if it stopped early
     learn.dls = self.final_dls(resize.current if at_end else None)
 
-# %% ../nbs/17_learner.ipynb #3c415533
+# %% ../nbs/17_learner.ipynb #d02b32aa
 @patch
 @delegates(Plan, but=['size'])
 def fit_progressive(self:Learner,
@@ -218,7 +244,7 @@ def fit_progressive(self:Learner,
     sizes:list=None, # Sizes in px, smallest first, ints or (height, width); None: up to three, to the learner's
     lr_max:float|slice|list=None, # Highest lr (`base_lr`), or one per size for a `fit` per size; None: `learn.lr`
     bs:int|str|list=None, # Batch size in images, one or one per size; None: the learner's; 'auto': what fits of it
-    fit:str=None, # 'single_cycle' (None), 'flat_cos', 'fine_tune' (None if the body is frozen) or 'fit_one_cycle'
+    fit:str=None, # 'flat_cos' (None), 'single_cycle', 'fine_tune' (None if the body is frozen) or 'fit_one_cycle'
     get_dls:callable=None, # Function of `size` and `bs` that returns `DataLoaders`; None: `learn.dls.at_size`
     valid_size:str|int|tuple=None, # Validate at the 'stage' size, 'final' (None: with a `TrackerCallback`), or px
     fast:bool|dict=True, # Load by `dls.fast()`, where there is no `get_dls`? A dict: its arguments

@@ -7,12 +7,12 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/plan.html.md"""
 # %% auto #0
 __all__ = ['Plan']
 
-# %% ../nbs/01_plan.ipynb #2850cde5
+# %% ../nbs/01_plan.ipynb #e9a893b2
 import inspect
 from dataclasses import replace
 from fastai.vision.all import *
-from .stage import Stage, check_count, check_fit, check_lr, default_shares, default_sizes, hw, is_list
-from .stage import is_number, scratch_fit, share_epochs, short_size, whole_fits
+from .stage import Stage, check_aug, check_count, check_fit, check_lr, default_shares, default_sizes
+from .stage import hw, is_list, is_number, scratch_fit, share_epochs, short_size, whole_fits
 
 # %% ../nbs/01_plan.ipynb #435b8471
 def _per_size(name, o, n):
@@ -85,7 +85,17 @@ def _make_stages(n_epoch, sizes, size, bs, lr_max, freeze_epochs):
     values = zip(stages, _per_size('bs', bs, n), _per_size('lr_max', lr_max, n))
     return [replace(s, bs=ifnone(s.bs, b), lr=ifnone(s.lr, l)) for s,b,l in values]
 
-# %% ../nbs/01_plan.ipynb #458f1ece
+# %% ../nbs/01_plan.ipynb #6fa9e6b2
+def _with_aug(stages, aug):
+    "`stages` with a strength of augmentation that goes from the first of `aug` to the last"
+    if aug is None: return stages
+    if not (is_list(aug) and len(aug)==2):
+        raise ValueError(f"aug={aug!r}: pass the strengths at the first and at the last stage, as (.5,1.)")
+    for o in aug: check_aug(o)
+    strengths = np.linspace(*aug, max(2, len(stages)))[-len(stages):] if stages else []
+    return [replace(s, aug=ifnone(s.aug, round(float(o), 4))) for s,o in zip(stages, strengths)]
+
+# %% ../nbs/01_plan.ipynb #cddbf58c
 class Plan:
     "What happens when in a run. Raises `ValueError` for a plan that cannot be trained"
     def __init__(self,
@@ -95,12 +105,13 @@ class Plan:
         size:int|tuple=None, # Final size in px, if there are no `sizes`; None: that of the learner's `dls`
         bs:int|str|list=None, # Batch size in images, one or one per size; None: the learner's; 'auto': what fits of it
         lr_max:float|slice|list=None, # Highest lr (`base_lr`), or one per size for a `fit` per size; None: `learn.lr`
-        fit:str=None, # 'single_cycle' (None), 'flat_cos', 'fine_tune' (None if the body is frozen) or 'fit_one_cycle'
+        fit:str=None, # 'flat_cos' (None), 'single_cycle', 'fine_tune' (None if the body is frozen) or 'fit_one_cycle'
         freeze_epochs:int=1, # Epochs with a frozen body that `fine_tune` begins with
         pct_start:float=None, # Share of a cycle with rising lr; None: .25, .3 in `fine_tune` (.99 while frozen, always)
         div:float=None, # A cycle starts at lr/div; None: 25 in `fit_one_cycle` and while frozen, 5 in `fine_tune`
         div_final:float=None, # A cycle ends at lr/div_final; None: 1e5
         lr_mult:float=None, # In `fine_tune`, the first layers have an lr this many times lower than the last; None: 100
+        aug:tuple=None, # Strength of augmentation at the first and the last stage, as (.5,1.); None: as it is
     ):
         args = {k:v for k,v in locals().items() if k!='self'}
         if isinstance(n_epoch, Plan): return self._copy(**args)
@@ -117,7 +128,7 @@ class Plan:
         if self.auto_bs: bs = None
         if self.single and not is_list(lr_max): self.lr,lr_max = lr_max,None
         _check_values(bs, ifnone(lr_max, self.lr), freeze_epochs)
-        stages = _make_stages(n_epoch, sizes, size, bs, lr_max, freeze_epochs)
+        stages = _with_aug(_make_stages(n_epoch, sizes, size, bs, lr_max, freeze_epochs), aug)
         self.stages = self._with_fits(stages)
         self.open_args = None if stages and self.fit else args      # what the stages depend on is open
 
@@ -215,14 +226,15 @@ def lr_and_fit(self:Plan,
     "How `stage` is trained: its own lr and fit, or those of the run where it is one cycle"
     return (self.lr,self.fit) if self.single else (stage.lr,stage.fit)
 
-# %% ../nbs/01_plan.ipynb #380f4f4f
+# %% ../nbs/01_plan.ipynb #fd203c03
 @patch
 def to_df(self:Plan)->pd.DataFrame: # A row per stage
     "The stages as a table: `pixels` of an image relative to the final size, `share` of the run's work"
     work = sum(s.pixels*s.total for s in self)
     def _row(s):
         lr,fit = self.lr_and_fit(s)
-        return dict(size=s.size, epochs=s.total, bs=s.bs, lr=lr, fit=fit, pixels=s.pixels/self[-1].pixels,
+        aug = {} if s.aug is None else dict(aug=s.aug)
+        return dict(size=s.size, epochs=s.total, bs=s.bs, lr=lr, fit=fit, **aug, pixels=s.pixels/self[-1].pixels,
                     share=s.pixels*s.total/work)
     return pd.DataFrame(map(_row, self))
 

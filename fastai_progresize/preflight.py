@@ -7,11 +7,12 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/preflight.html.md"""
 # %% auto #0
 __all__ = ['Preflight']
 
-# %% ../nbs/14_preflight.ipynb #1e64353d
+# %% ../nbs/14_preflight.ipynb #812fbcbd
 import gc
 from dataclasses import replace
+from time import perf_counter
 from fastai.vision.all import *
-from .stage import Stage, short_size
+from .stage import Stage, is_list, is_number, short_size
 from .plan import Plan
 from .data import same_random
 from .distrib import on_rank0
@@ -92,7 +93,7 @@ def fit_memory(self:Run):
         self.plan = self.plan.with_bs({k: bs for k,(bs,_) in found.items()})
     elif self.checks and torch.cuda.is_available() and num_distrib()<2: self.tried(_largest_first(self.plan)[:1])
 
-# %% ../nbs/14_preflight.ipynb #d93b8331
+# %% ../nbs/14_preflight.ipynb #18cc3494
 def _duration(seconds):
     if seconds<120: return f'{seconds:.0f} seconds'
     return f'{seconds/60:.0f} minutes' if seconds<7200 else f'{seconds/3600:.1f} hours'
@@ -102,14 +103,15 @@ class Preflight:
     def __init__(self,
         plan:Plan, # The plan of the run, with bs that fit
         res:list, # What `try_stage` has measured for each of its stages
+        checking:float=0., # Time that the checks before training take, seconds
     ):
-        self.plan = plan
+        self.plan,self.checking = plan,checking
         def _row(s, r):
             bound = 'model' if r['model']>r['loading'] else 'loading'
             return dict(size=s.size, epochs=s.total, bs=s.bs, memory=r['memory'], model=r['model'],
                         loading=r['loading'], bound=bound, epoch=r['epoch'], stage=r['epoch']*s.total)
         self.df = pd.DataFrame([_row(s, r) for s,r in zip(plan, res)])
-        self.seconds = self.df.stage.sum() # Of the run
+        self.seconds = self.df.stage.sum()+checking # Of the run, checks and workers' start included
         self.saved = 1-self.seconds/(self.df.epoch.iloc[-1]*plan.n_epoch) # Of as many epochs at the last size, a share
 
     def _table(self, render):
@@ -122,32 +124,83 @@ class Preflight:
 
     def _caption(self):
         text,size = f"About {_duration(self.seconds)} for {self.plan.n_epoch} epochs",self.df['size'].iloc[-1]
-        return text if len(self.df)==1 else f"{text}, {self.saved:.0%} less than at {size} px throughout"
+        if len(self.df)==1: return text
+        less = f"{self.saved:.0%} less" if self.saved>=0 else f"{-self.saved:.0%} more"
+        return f"{text}, {less} than at {size} px throughout"
 
-    def _repr_html_(self): return f"{self._table(pd.DataFrame.to_html)}<p>{self._caption()}</p>"
-    def __repr__(self): return f"{self._table(pd.DataFrame.to_string)}\n{self._caption()}"
+    @property
+    def warnings(self)->list: # Of strings
+        "Why the time does not follow the pixels, for stages whose epoch takes over .6 of one at the last size"
+        last,res = self.df.iloc[-1],[]
+        for s,r in zip(self.plan, self.df.itertuples()):
+            share,pixels = r.epoch/last.epoch,s.pixels/self.plan[-1].pixels
+            if s.size==last['size'] or share<=max(.6, 1.15*pixels): continue
+            why = "loading bounds it: `cache=True`, or more workers" if r.bound=='loading' else (
+                  "the model's time does not follow the pixels: a lighter stem, or a larger `bs`")
+            res.append(f"An epoch at {s.size} px takes {share:.0%} of one at {last['size']} px, for {pixels:.0%} of its"
+                       f" pixels; {why}")
+        if self.saved<.1 and len(self.df)>1: res.append("Progressive resizing is not worth it here")
+        return res
 
-# %% ../nbs/14_preflight.ipynb #d095636a
+    def _repr_html_(self):
+        lines = [re.sub('`(.+?)`', r'<code>\1</code>', o) for o in self.warnings]
+        return self._table(pd.DataFrame.to_html) + ''.join(f'<p>{o}</p>' for o in [self._caption(),*lines])
+    def __repr__(self): return '\n'.join([self._table(pd.DataFrame.to_string), self._caption(), *self.warnings])
+
+# %% ../nbs/14_preflight.ipynb #924f4cb8
 @patch
 def preflight(self:Run,
     seconds:float=2., # Time for each of the measurements, seconds
 )->Preflight:
     "Try every size and bs, the largest first. Raises `ValueError` if one does not fit in memory"
-    found = self.tried(_largest_first(self.plan), attempt=try_stage, seconds=seconds)
-    plan = self.plan.with_bs({k: bs for k,(bs,_) in found.items()})
-    return Preflight(plan, [found[s.size,s.bs][1] for s in self.plan])
+    return self.measured(seconds)(self.plan)
 
-# %% ../nbs/14_preflight.ipynb #cfbbaa0d
+@patch
+def measured(self:Run,
+    seconds:float=2., # Time for each of the measurements, seconds
+)->callable: # From a `Plan` with the same sizes and bs, or some of them, to its `Preflight`
+    "Check data and model, try every size and bs"
+    checking = 0.
+    if self.checks:
+        began = perf_counter()
+        on_rank0(self.check)
+        checking = perf_counter()-began
+    found = self.tried(_largest_first(self.plan), attempt=try_stage, seconds=seconds)
+    bs = {k: bs for k,(bs,_) in found.items()}
+    def _of(plan): return Preflight(plan.with_bs(bs), [found[s.size,s.bs][1] for s in plan], checking)
+    return _of
+
+# %% ../nbs/14_preflight.ipynb #e0ca16d7
+_many = 1000      # epochs enough for all sizes
+
+def _check_time(n_epoch, minutes):
+    if (n_epoch is None)==(minutes is None):
+        raise ValueError(f"n_epoch={n_epoch}, minutes={minutes}: pass the epochs, or the `minutes` that they may take")
+    if minutes is not None and not (is_number(minutes) and 0<minutes<float('inf')):
+        raise ValueError(f"minutes={minutes!r}: pass a positive, finite number")
+
+def _as_many(run, measured, seconds, n):
+    "The `Preflight` of the longest run of at least `n` epochs that takes up to `seconds`"
+    res = measured(run(n).plan)
+    if res.seconds>seconds:
+        raise ValueError(f"minutes={seconds/60:g}: the shortest run, of {n} epochs, takes {res.seconds/60:.1f}: pass"
+                         " more `minutes`, or smaller `sizes`")
+    while (longer := measured(run(res.plan.n_epoch+1).plan)).seconds<=seconds: res = longer
+    return res
+
+# %% ../nbs/14_preflight.ipynb #1cd56671
 @patch
 @delegates(Run, but=['learn'])
 def preflight(self:Learner,
-    n_epoch:int|tuple|list, # As `fit_progressive` takes it, or a `Plan`
+    n_epoch:int|tuple|list=None, # As `fit_progressive` takes it, or a `Plan`; None: as many as `minutes` allow
     sizes:list=None, # Sizes in px; None: up to three that end at the current one of the `dls`
+    minutes:float=None, # Time for the whole run, minutes
     seconds:float=2., # Time for each of the measurements, about five for each size, seconds
     **kwargs
 )->Preflight:
     "Try every size as `fit_progressive` would train it: time, memory, batch size. The Learner stays as it is"
     check_names(kwargs, Learner.preflight)
-    run = Run(self, n_epoch, sizes, **kwargs)
-    if run.checks: on_rank0(run.check)
-    return run.preflight(seconds)
+    _check_time(n_epoch, minutes)
+    if minutes is None: return Run(self, n_epoch, sizes, **kwargs).preflight(seconds)
+    def _run(n): return Run(self, n, sizes, **kwargs)
+    return _as_many(_run, _run(_many).measured(seconds), 60*minutes, n=len(sizes) if is_list(sizes) else 1)

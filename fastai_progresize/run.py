@@ -52,7 +52,7 @@ def check_names(
         hint = _gone.get(k) or (f'pass `{close}`' if close else f"choose from {', '.join(names)}")
         raise TypeError(f"`{f.__name__}` has no argument `{k}`: {hint}")
 
-# %% ../nbs/11_run.ipynb #4bf95542
+# %% ../nbs/11_run.ipynb #3be61200
 def _check_run(get_dls, valid_size, fast):
     if valid_size is not None and valid_size not in ('stage','final'):
         try: hw(valid_size)
@@ -94,10 +94,12 @@ class Run:
     def dls_at(self,
         stage:Stage, # One of the stages
     )->DataLoaders:
-        "Data at the size of `stage`"
-        if self.get_dls: return call_get_dls(self.get_dls, stage.size, stage.bs)
-        dls = self.own.at_size(stage.size, stage.bs)
-        return dls if self.fast is False else dls.fast(**self.fast)
+        "Data at the size of `stage`, augmented as strongly as it wants"
+        if self.get_dls: dls = call_get_dls(self.get_dls, stage.size, stage.bs)
+        else:
+            dls = self.own.at_size(stage.size, stage.bs)
+            if self.fast is not False: dls = dls.fast(**self.fast)
+        return dls if stage.aug is None else dls.with_aug(stage.aug)
 
     def stage_dls(self,
         stage:Stage, # One of the stages

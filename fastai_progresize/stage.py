@@ -31,7 +31,7 @@ def short_size(
     h,w = hw(size)
     return h if h==w else (h,w)
 
-# %% ../nbs/00_stage.ipynb #31fd5b3e
+# %% ../nbs/00_stage.ipynb #99068e1a
 def is_number(
     o:object # Anything
 )->bool: # Not of True and False
@@ -53,7 +53,7 @@ def check_count(
     if not _is_int(n) or n<least: raise ValueError(f"{name}={n!r}: pass an int of at least {least}")
 
 whole_fits = ('single_cycle','flat_cos')      # one schedule over all sizes
-scratch_fit = 'single_cycle'                  # without a frozen body, if no other is chosen
+scratch_fit = 'flat_cos'                      # without a frozen body, if no other is chosen
 _fits = ('fine_tune','fit_one_cycle',*whole_fits)
 
 def check_fit(
@@ -61,6 +61,13 @@ def check_fit(
 ):
     "Raise a `ValueError` if there is no such `fit`"
     if fit not in _fits: raise ValueError(f"fit={fit!r} is unknown: pass one of {', '.join(map(repr, _fits))}")
+
+def check_aug(
+    aug:float, # Strength of augmentation
+):
+    "Raise a `ValueError` if `aug` is no strength"
+    if not (is_number(aug) and 0<=aug<float('inf')):
+        raise ValueError(f"aug={aug!r}: pass a finite number of at least 0, 1 for the transforms as they are")
 
 def check_lr(
     lr:float|slice, # A learning rate
@@ -73,7 +80,7 @@ def check_lr(
     if fit=='fine_tune' and isinstance(lr, slice):
         raise ValueError(f"lr={lr}: `fine_tune` takes one number, its `base_lr`: pass a number, or fit='fit_one_cycle'")
 
-# %% ../nbs/00_stage.ipynb #1e9e5156
+# %% ../nbs/00_stage.ipynb #44cab86e
 @dataclass(frozen=True)
 class Stage:
     "Some epochs at one size. Raises `ValueError` for a value that cannot be trained with"
@@ -84,6 +91,7 @@ class Stage:
     fit:str=None # 'fine_tune' or 'fit_one_cycle'; None: as the plan says
     freeze_epochs:int=1 # Epochs with a frozen body that `fine_tune` begins with
     n_acc:int=None # Gradients accumulate over this many images per step, where memory holds fewer (bs='auto')
+    aug:float=None # Strength of augmentation, relative to that of the learner's transforms; None: as they are
     def __post_init__(self):
         object.__setattr__(self, 'size', short_size(self.size))
         check_count('n_epoch', self.n_epoch)
@@ -94,6 +102,7 @@ class Stage:
         if self.fit in whole_fits:
             raise ValueError(f"fit={self.fit!r} is one schedule over all stages: pass it to `Plan`, not in a `Stage`")
         if self.lr    is not None: check_lr(self.lr, self.fit)
+        if self.aug   is not None: check_aug(self.aug)
 
     @property
     def total(self):

@@ -169,7 +169,7 @@ def test_how_to_resume(path, tmp_path, capsys):
 def test_another_plan(path, tmp_path, stopped, change, part):
     learn = new_learner(path, 2, folder=tmp_path)
     before,file = weights(learn),(tmp_path/'models/a.ckpt').read_bytes()
-    args = {**three_sizes, 'checkpoint':'a', 'resume':True, **change}
+    args = {**three_sizes, 'fit':'fine_tune', 'checkpoint':'a', 'resume':True, **change}
     with pytest.raises(ValueError) as e, learn.no_bar(): learn.fit_progressive(**args)
     for o in ('a.ckpt is of another run: ', part, 'another name as `checkpoint=`'): assert o in str(e.value)
     assert same_weights(before, weights(learn)) and (tmp_path/'models/a.ckpt').read_bytes()==file
@@ -303,7 +303,7 @@ def test_graph(path, tmp_path):
             self.learn.progress.mbar.update_graph = lambda g,*a: self.graphs.append([len(o[0]) for o in g])
     def fit(**kwargs):
         learn = new_learner(path, 1, [Mbar(),ShowGraphCallback()], tmp_path)
-        learn.fit_progressive(**three_sizes, checkpoint='a', **kwargs)
+        learn.fit_progressive(**three_sizes, fit='fine_tune', checkpoint='a', **kwargs)
     with pytest.raises(KeyboardInterrupt): fit(cbs=StopAt(7))
     fit(resume=True)
     assert Mbar.graphs==[[3*i,i] for i in range(1, 7)]

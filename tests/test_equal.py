@@ -144,12 +144,12 @@ def test_arguments_flat(path, args):
 
 @pytest.mark.parametrize('frozen', (False,True))
 def test_default(path, frozen):
-    "Without a `fit`: one cycle from scratch, the book's fine_tune where the body is frozen"
+    "Without a `fit`: flat lr, then annealed, from scratch; the book's fine_tune where the body is frozen"
     def _run(**kwargs):
         learn,dls = make(path, 0, 2, frozen)
         learn.fit_progressive(5, (32,48), get_dls=lambda size,bs: dls[size], **kwargs)
         return learn
-    a,b = _run(),_run(fit='fine_tune' if frozen else 'single_cycle')
+    a,b = _run(),_run(fit='fine_tune' if frozen else 'flat_cos')
     assert a.record.hypers==b.record.hypers and same_weights(weights(a), weights(b))
 
 def test_valid_size_does_not_matter(path):

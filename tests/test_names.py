@@ -8,7 +8,7 @@ names = ['Checkpoint', 'Plan', 'Preflight', 'ProgressiveResize', 'ProgressiveSch
          'default_sizes', 'find_faults', 'get_dls', 'presize_images', 'read_checkpoint', 'show_runs', 'show_stages']
 
 order = ['stage', 'plan', 'phase', 'files', 'data', 'fast.copies', 'fast.read', 'fast.augment', 'fast.loaders', 'check',
-         'distrib', 'run', 'history', 'trial', 'preflight', 'state', 'checkpoint', 'learner', 'all', 'samples',
+         'distrib', 'run', 'trial', 'history', 'preflight', 'state', 'checkpoint', 'learner', 'all', 'samples',
          'book', 'cli']
 
 def python(code):
@@ -89,8 +89,8 @@ after = state()
 for k in sorted(before.keys() | after.keys()):
     if before.get(k)!=after.get(k): print(k)
 '''
-    added = [f'fastai.data.core.DataLoaders.{o}' for o in ('at_size','fast')]
-    added += [f'fastai.learner.Learner.{o}' for o in ('fit_progressive','plot_stages','preflight')]
+    added = [f'fastai.data.core.DataLoaders.{o}' for o in ('at_size','fast','with_aug')]
+    added += [f'fastai.learner.Learner.{o}' for o in ('fit_progressive','plot_stages','preflight','validate_sizes')]
     assert python(code)==added
 
 def test_snapshot_sees_changes():

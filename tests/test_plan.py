@@ -53,7 +53,7 @@ def test_default_lr():
     for lr_max,lrs in ((None,[3e-3,1e-3,1e-3]), (5e-3,[5e-3]*3)):
         plan = Plan(10, (128,192,224), lr_max=lr_max)
         assert [s.lr for s in plan.filled(lr=3e-3, frozen=True)]==lrs
-        assert plan.filled(lr=3e-3).lr==lrs[0] and plan.filled(lr=3e-3).fit=='single_cycle'
+        assert plan.filled(lr=3e-3).lr==lrs[0] and plan.filled(lr=3e-3).fit=='flat_cos'
     single = Plan(10, size=224, fit='single_cycle').filled(lr=3e-3)
     assert single.lr==3e-3 and {s.lr for s in single}=={None} and list(single.to_df().lr)==[3e-3]*3
     several = Plan(10, size=224, fit='fit_one_cycle').filled(lr=slice(3e-4,3e-3))
@@ -90,7 +90,7 @@ plan_args = st.fixed_dictionaries(dict(n_epoch=counts), optional=dict(
 left_to = dict(size=32, bs=8, lr=3e-3)
 
 def has_sizes(args):
-    if args.get('fit')=='flat_cos' and args.get('div'): return False
+    if args.get('fit') in (None,'flat_cos') and args.get('div'): return False
     return isinstance(args['n_epoch'], int) or args.get('sizes')
 
 @given(plan_args.filter(has_sizes), st.booleans())
@@ -117,7 +117,7 @@ def test_for_learner(dls):
         plan = Plan(6).for_learner(learn)
         assert plan.for_learner(learn)==plan and Plan(plan)==plan
         assert plan[-1].size==48 and {s.bs for s in plan}=={8}
-        assert plan.fit==('fine_tune' if frozen else 'single_cycle')
+        assert plan.fit==('fine_tune' if frozen else 'flat_cos')
         assert plan.lr_and_fit(plan[0])==(2e-3,plan.fit)
 
 @pytest.mark.parametrize('args', [dict(sizes=(32,48)), dict(bs=4), dict(lr_max=1e-3), dict(fit='fit_one_cycle'),

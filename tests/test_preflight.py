@@ -40,8 +40,8 @@ def test_nothing_changes(path):
     for a,b in zip(learn.opt.state_dict()['state'], opt['state']): assert same_state(a, b)
     assert list(res.df['size'])==[32,48] and (res.df[['model','loading','epoch','memory']]>0).all().all()
     assert set(res.df.bound)<={'model','loading'}
-    assert res.seconds==res.df.stage.sum()
-    assert 'less than at 48 px throughout' in repr(res) and '<table' in res._repr_html_()
+    assert res.seconds==res.df.stage.sum()+res.checking and res.checking>0
+    assert 'than at 48 px throughout' in repr(res) and '<table' in res._repr_html_()
 
 class Most(nn.Module):
     "Wants more memory than there is above a number of pixels"
@@ -114,3 +114,68 @@ def test_of_stages(path):
     assert list(res.df.bs)==[12,8] and list(res.df.epochs)==[1,2]
     with pytest.raises(ValueError, match='do not grow'): learn.preflight(4, (48,32))
     assert len(learn.preflight(2, 48, seconds=.05).df)==1
+
+# as many epochs as the time allows
+
+def made_up(monkeypatch, seconds):
+    "Every epoch takes `seconds` by size"
+    from fastai_progresize import preflight
+    def _try(learn, dls, *args, **kwargs):
+        sec = seconds[tfms_size(dls.train)[0]]
+        return dict(model=sec, loading=sec/2, epoch=sec, memory=1.)
+    monkeypatch.setattr(preflight, 'try_stage', _try)
+
+@pytest.mark.parametrize('minutes', (.5,1,7.3))
+def test_minutes(path, monkeypatch, minutes):
+    "The plan is the longest that fits, and one epoch more does not"
+    learn = learner(path)
+    made_up(monkeypatch, {32:2., 48:5.})
+    res = learn.preflight(minutes=minutes, sizes=(32,48), check=False)
+    assert res.seconds==res.df.stage.sum()<=60*minutes
+    n = res.plan.n_epoch
+    assert res.plan==Plan(n, (32,48)).for_learner(learn)
+    longer = Plan(n+1, (32,48)).for_learner(learn)
+    assert sum({32:2., 48:5.}[s.size]*s.total for s in longer)>60*minutes
+
+def test_minutes_default_sizes(path, monkeypatch):
+    "Few epochs have fewer sizes"
+    learn = learner(path)
+    seconds = {s: s/24. for s in range(1, 49)}
+    made_up(monkeypatch, seconds)
+    for minutes in (.05,.1,.2,1):
+        plan = learn.preflight(minutes=minutes, check=False).plan
+        assert plan==Plan(plan.n_epoch).for_learner(learn)
+
+def test_minutes_trains(path):
+    "The plan goes into `fit_progressive`; what is checked counts"
+    learn = learner(path)
+    res = learn.preflight(minutes=.05, sizes=(32,48), seconds=.05)
+    assert res.df.stage.sum()<res.seconds<=3
+    with learn.no_bar(), learn.no_logging(): learn.fit_progressive(res.plan)
+    assert len(learn.stage_history)==res.plan.n_epoch
+
+@pytest.mark.parametrize('args,says', [
+    (dict(), 'n_epoch=None, minutes=None: pass the epochs, or the `minutes`'),
+    (dict(n_epoch=3, minutes=2), 'n_epoch=3, minutes=2: pass the epochs, or'),
+    (dict(minutes=-1), 'minutes=-1: pass a positive, finite number'),
+    (dict(minutes='a'), "minutes='a': pass a positive"),
+    (dict(minutes=1e-4, seconds=.05), 'the shortest run, of 1 epochs, takes 0.0'),
+], ids=str)
+def test_bad_minutes(path, args, says):
+    with pytest.raises(ValueError, match=re.escape(says)): learner(path).preflight(**args)
+
+def _times(model, loading): return dict(model=model, loading=loading, epoch=max(model, loading), memory=1.)
+
+def test_not_worth_it():
+    "Where an epoch at a smaller size takes most of one at the last, it says why; where it follows the pixels, nothing"
+    def _says(small): return Preflight(Plan((4,2), (32,64), bs=32, fit='single_cycle'), [small,_times(4., 2.)])
+    assert _says(_times(1.1, 1.)).warnings==[]
+    loading = _says(_times(1.1, 3.9))
+    assert loading.warnings==["An epoch at 32 px takes 98% of one at 64 px, for 25% of its pixels; loading bounds it:"
+                              " `cache=True`, or more workers", 'Progressive resizing is not worth it here']
+    assert 'the model\'s time does not follow the pixels' in _says(_times(2.6, 1.)).warnings[0]
+    assert len(_says(_times(2.6, 1.)).warnings)==1
+    assert '<code>cache=True</code>' in loading._repr_html_() and 'not worth it here' in repr(loading)
+    near = Preflight(Plan((4,2), (56,64), bs=32, fit='single_cycle'), [_times(3.1, 2.),_times(4., 2.)])
+    assert near.warnings==[]          # .77 of the pixels
+    assert '20% more than at 64 px' in repr(_says(_times(5.2, 1.)))

@@ -24,11 +24,11 @@ def test_layout(path):
 
 def test_whole_or_not_there(tmp_path, monkeypatch):
     n,draw = 0,samples.draw_glyph
-    def fail(*args):
+    def fail(*args, **kwargs):
         nonlocal n
         n += 1
         if n>5: raise KeyboardInterrupt
-        return draw(*args)
+        return draw(*args, **kwargs)
     monkeypatch.setattr(samples, 'draw_glyph', fail)
     with pytest.raises(KeyboardInterrupt): glyphs(20, 10, path=tmp_path)
     assert list(tmp_path.iterdir())==[]
@@ -40,6 +40,58 @@ def test_fonts():
     for f in glyph_fonts():
         font = samples.ImageFont.truetype(str(f), 40)
         assert len({bytes(font.getmask(o)) for o in samples.glyph_classes})==10
+
+def test_scale(tmp_path):
+    "Letters of another height are another dataset"
+    a,b = glyphs(20, 10, path=tmp_path),glyphs(20, 10, path=tmp_path, scale=(.5,.6))
+    assert a.name=='glyphs-20-10-42' and b.name=='glyphs-20-10-42-0.5-0.6' and digest(a)!=digest(b)
+
+@pytest.fixture
+def elpv_dataset(): pytest.importorskip('elpv_dataset')
+
+def test_elpv(tmp_path, elpv_dataset):
+    "Imagenette's layout, split alike by probability and kind, the same for a seed"
+    path = samples.elpv(path=tmp_path/'a')
+    n = {(a,b): len((path/a/b).ls()) for a in ('train','val') for b in ('defective','functional')}
+    assert n=={('train','defective'):616, ('train','functional'):1352, ('val','defective'):205, ('val','functional'):451}
+    df = samples._elpv_table().assign(name=lambda df: [o.name for o in df.file]).set_index('name')
+    def _counts(part):
+        own = df.loc[[o.name for o in get_image_files(path/part)]]
+        assert ((own.probability>=.5)==(own.label=='defective')).all()
+        return own.groupby(['probability','kind']).size()
+    train,val = _counts('train'),_counts('val')
+    assert ((val-(train+val)/4).abs()<=1).all() and len(val)==8
+    assert Image.open(first(get_image_files(path))).size==(300,300)
+    assert digest(path)==digest(samples.elpv(path=tmp_path/'b'))!=digest(samples.elpv(seed=1, path=tmp_path/'a'))
+
+def test_elpv_whole_or_not_there(tmp_path, monkeypatch, elpv_dataset):
+    n,copy = 0,shutil.copyfile
+    def fail(*args):
+        nonlocal n
+        n += 1
+        if n>5: raise OSError('No space left on device')
+        return copy(*args)
+    monkeypatch.setattr(shutil, 'copyfile', fail)
+    with pytest.raises(OSError): samples.elpv(path=tmp_path)
+    assert list(tmp_path.iterdir())==[]
+
+def test_elpv_not_installed(tmp_path, monkeypatch):
+    import sys
+    monkeypatch.setitem(sys.modules, 'elpv_dataset', None)
+    with pytest.raises(ImportError, match=re.escape("pip install 'fastai_progresize[evidence]'")): samples.elpv(path=tmp_path)
+
+def test_small_resnet():
+    "One block at each size, half the last; any image size"
+    model = samples.small_resnet(3, (8,16,24,32,40))
+    assert [o.shape[1:] for o in hook_shapes(model)]==[(16,8,8),(24,4,4),(32,2,2),(40,1,1)]
+    assert model(torch.randn(2,3,48,64)).shape==(2,3)
+
+def hook_shapes(model):
+    res,x = [],torch.randn(2,3,32,32)
+    for m in model[:6]:
+        x = m(x)
+        if isinstance(m, ResBlock): res.append(x)
+    return res
 
 @pytest.mark.long
 def test_resolution_matters():
