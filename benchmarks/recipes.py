@@ -83,6 +83,72 @@ def run(data, recipe, n_epoch, seed, bs, lr, num_workers, timed, fixed_epochs=No
                 train_loss=round(h.train_loss.iloc[-1], 5), threads=torch.get_num_threads(), num_workers=num_workers,
                 torch=torch.__version__)
 
+default,control,usual_lr = 'flat_cos-0.5-3-0.33','flat_cos-fixed',4e-3
+
+def accuracies(df, data, epochs):
+    "Accuracy in percent, a row per seed, a column per recipe"
+    df = df[(df.data==data) & (df.epochs==epochs) & (df.lr==usual_lr) & ~df.timed]
+    return 100*df.pivot(index='seed', columns='recipe', values='accuracy')
+
+def less(a, b):
+    "Mean of the differences in pairs of a seed, its standard error, and the number of pairs"
+    d = (a-b).dropna()
+    return d.mean(),d.sem(),len(d)
+
+def show(mean, se, n=None): return f'{mean:+.1f}' + ('' if se!=se else f' ± {se:.1f}')
+
+def search(df, data, epochs=12):
+    "A row per recipe: its cost, its accuracy, and how much that is above the same kind of fit at the final size"
+    acc = accuracies(df, data, epochs)
+    cost = df[df.epochs==epochs].groupby('recipe').pixel_epochs.first()/epochs
+    def _row(k):
+        c,own = acc[k].dropna(),f"{Recipe.named(k).fit}-fixed"
+        row = {'pixels': f'{cost[k]:.0%}', 'seeds': len(c), 'accuracy': f'{c.mean():.1f}'}
+        return row | {'less its own fit, fixed': show(*less(acc[k], acc[own])) if own in acc and own!=k else ''}
+    return pd.DataFrame({k: _row(k) for k in acc.mean().sort_values(ascending=False).index}).T
+
+def timed(df, data):
+    "Seconds of 12 epochs of the default and of the final size, with nothing beside them, a row per seed"
+    df = df[(df.data==data) & df.timed & (df.epochs==12)]
+    return df.pivot(index='seed', columns='recipe', values='seconds')[[default,control]]
+
+def time_ratio(df, data):
+    "Time of the default over that of the final size, for as many epochs"
+    t = timed(df, data)
+    return (t[default]/t[control]).median()
+
+def same_seconds(df, data, epochs):
+    "As many epochs at the final size as take the time of the default, rounded up"
+    pixels = df[(df.recipe==default) & (df.epochs==epochs)].pixel_epochs.iloc[0]/epochs
+    pixels_12 = df[(df.recipe==default) & (df.epochs==12)].pixel_epochs.iloc[0]/12
+    return math.ceil(epochs*time_ratio(df, data)*pixels/pixels_12)
+
+def compare(df, data, epochs):
+    "The default against its control: as many epochs, and as many seconds"
+    acc,n = accuracies(df, data, epochs),same_seconds(df, data, epochs)
+    fixed = accuracies(df, data, n)[control]
+    return {'accuracy': acc[default].mean(), 'at the final size': acc[control].mean(),
+            'less as many epochs': less(acc[default], acc[control]), 'less as many seconds': less(acc[default], fixed),
+            'epochs in as many seconds': n}
+
+def plot(df):
+    "Accuracy over what it costs, each point a budget of epochs: means of the seeds and their standard errors"
+    names = {default: 'through 64, 96, 128 px', control: '128 px throughout'}
+    fig,axs = plt.subplots(2, 2, figsize=(9,6), layout='constrained', sharey='col')
+    titles = dict(elpv='photographs of solar cells', letters='letters')
+    for data,col in zip(titles, axs.T):
+        rate = {k: (timed(df, data)[k]/df[(df.recipe==k) & (df.epochs==12)].pixel_epochs.iloc[0]).median() for k in names}
+        for i,(k,label) in enumerate(names.items()):
+            own = df[(df.data==data) & (df.recipe==k) & (df.lr==usual_lr) & ~df.timed]
+            g = own.groupby('epochs').agg(x=('pixel_epochs','first'), acc=('accuracy','mean'), se=('accuracy','sem'))
+            for ax,x in zip(col, (g.x, g.x*rate[k])):
+                ax.errorbar(x, 100*g.acc, 100*g.se, marker='o', capsize=3, color=f'C{i}', label=label)
+        col[0].set(title=titles[data], xlabel='pixels, epochs at 128 px')
+        col[1].set(xlabel='seconds, 2 CPU cores')
+        col[0].legend()
+    for ax in axs[:,0]: ax.set_ylabel('accuracy, %')
+    return fig
+
 def append(row):
     "Append a line, whole: two processes may do so side by side"
     new = not csv.exists()

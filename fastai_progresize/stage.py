@@ -114,24 +114,24 @@ class Stage:
         "Pixels of an image"
         return math.prod(hw(self.size))
 
-# %% ../nbs/00_stage.ipynb #2cb94d38
+# %% ../nbs/00_stage.ipynb #10fd6f8a
 def default_sizes(
     size:int|tuple, # Final size, px
     n:int=3, # Number of sizes, at most
 )->list: # Sizes in px, smallest first and `size` last
-    "Up to three sizes, ending at `size`: .57 of it, about .8 of it, all of it"
-    step = 32 if min(hw(size))>=64 else 4
-    first  = [min(max(step, round(.57*o/step)*step), o) for o in hw(size)]
-    middle = [min(math.ceil((f+o)/2/step)*step, o) for f,o in zip(first, hw(size))]
-    sizes = list(L(first, middle, size).map(short_size).unique())
+    "Up to three sizes, ending at `size`: half of it, three quarters of it, all of it"
+    step = 16 if min(hw(size))>=64 else 4
+    def _part(by): return [min(max(step, int(by*o)//step*step), o) for o in hw(size)]
+    sizes = list(L(_part(.5), _part(.75), size).map(short_size).unique())
     return sizes if len(sizes)<=n else sizes[:n-1] + sizes[-1:]
 
-# %% ../nbs/00_stage.ipynb #5d158463
+# %% ../nbs/00_stage.ipynb #8c664e70
 def default_shares(
     n:int, # Number of sizes
 )->list: # A weight for each size
-    "Shares of the epochs: 60/40 for two sizes, 50/30/20 for three, falling evenly for more"
-    return [50,30,20] if n==3 else list(range(n+1, 1, -1))
+    "Shares of the epochs: a third for the final size, 5 and 3 parts in 8 of the rest for two sizes before it"
+    before = list(range(2*n-1, 2, -2))
+    return [2*o for o in before] + [sum(before) or 1]
 
 def share_epochs(
     n_epoch:int, # Number of epochs to share out

@@ -108,7 +108,7 @@ def test_reset_opt(path):
     a.fit_one_cycle(1, 3e-3, reset_opt=True)
     b,dls = make(path, 0, 2, False)
     b.fit(1, 1e-3)
-    b.fit_progressive(1, 32, lr_max=3e-3, reset_opt=True, get_dls=lambda size,bs: dls[size])
+    b.fit_progressive(1, 32, lr_max=3e-3, fit='fit_one_cycle', reset_opt=True, get_dls=lambda size,bs: dls[size])
     assert same_weights(weights(a), weights(b))
 
 def test_slice_and_defaults(path):

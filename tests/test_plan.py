@@ -61,7 +61,10 @@ def test_default_lr():
     assert (several[1].lr.start,several[1].lr.stop)==pytest.approx((1e-4,1e-3))
 
 def test_default_shares():
-    assert [default_shares(n) for n in (2,3)]==[[3,2],[50,30,20]]
+    assert [default_shares(n) for n in (1,2,3)]==[[1],[6,3],[10,6,8]]
+    for n in range(2, 9):
+        *before,last = default_shares(n)
+        assert last/(sum(before)+last)==pytest.approx(1/3) and before==sorted(before, reverse=True)
     assert len(Plan(9, sizes=(32,64,96,128)))==4
 
 def test_cost():
