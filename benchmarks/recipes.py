@@ -117,19 +117,30 @@ def time_ratio(df, data):
     t = timed(df, data)
     return (t[default]/t[control]).median()
 
-def same_seconds(df, data, epochs):
-    "As many epochs at the final size as take the time of the default, rounded up"
-    pixels = df[(df.recipe==default) & (df.epochs==epochs)].pixel_epochs.iloc[0]/epochs
-    pixels_12 = df[(df.recipe==default) & (df.epochs==12)].pixel_epochs.iloc[0]/12
-    return math.ceil(epochs*time_ratio(df, data)*pixels/pixels_12)
-
 def compare(df, data, epochs):
-    "The default against its control: as many epochs, and as many seconds"
-    acc,n = accuracies(df, data, epochs),same_seconds(df, data, epochs)
-    fixed = accuracies(df, data, n)[control]
-    return {'accuracy': acc[default].mean(), 'at the final size': acc[control].mean(),
-            'less as many epochs': less(acc[default], acc[control]), 'less as many seconds': less(acc[default], fixed),
-            'epochs in as many seconds': n}
+    """The default against its control, for as many epochs, as many pixels and as many seconds, the last two rounded up to
+    whole epochs of the control; None where there are no runs"""
+    share = df[(df.recipe==default) & (df.epochs==epochs)].pixel_epochs.iloc[0]/epochs
+    share_12 = df[(df.recipe==default) & (df.epochs==12)].pixel_epochs.iloc[0]/12
+    ns = {'epochs': epochs, 'pixels': math.ceil(epochs*share-.01),
+          'seconds': round(epochs*time_ratio(df, data)*share/share_12)}
+    acc = accuracies(df, data, epochs)[default]
+    def _less(n):
+        own = accuracies(df, data, n)
+        return less(acc, own[control]) if control in own and len((acc-own[control]).dropna())>1 else None
+    return acc,{k: (n,_less(n)) for k,n in ns.items()}
+
+def compare_table(df, datas=('elpv','letters'), epochs=(12,6)):
+    "A row per dataset and budget: accuracy of the default, and how much that is above its control's"
+    rows = {}
+    for data,n in itertools.product(datas, epochs):
+        if ((df.data==data) & (df.recipe==default) & (df.epochs==n) & ~df.timed).sum()<2: continue
+        acc,by = compare(df, data, n)
+        row = {'seeds': len(acc.dropna()), 'accuracy': f'{acc.mean():.1f} ± {acc.sem():.1f}'}
+        for k,(m,o) in by.items():
+            row[f'less as many {k}'] = f'{show(*o)} ({m} epochs)' if o else ''
+        rows[f'{data}, {n} epochs'] = row
+    return pd.DataFrame(rows).T
 
 def plot(df):
     "Accuracy over what it costs, each point a budget of epochs: means of the seeds and their standard errors"

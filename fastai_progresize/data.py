@@ -137,7 +137,7 @@ def at_size(self:DataLoaders,
     res.loaders = [copy_dl(dl, bs=_bs(dl), **_scaled_pipes(dl, by)) for dl in self.loaders]
     return res
 
-# %% ../nbs/04_data.ipynb #8689e48f
+# %% ../nbs/04_data.ipynb #744dd601
 def _times(by): return lambda o: o*by
 def _from_one(by): return lambda o: 1+(o-1)*by
 _strengths = dict(max_deg=_times, magnitude=_times, max_lighting=_times, max_hue=_times, min_zoom=_from_one,

@@ -114,13 +114,13 @@ class Stage:
         "Pixels of an image"
         return math.prod(hw(self.size))
 
-# %% ../nbs/00_stage.ipynb #10fd6f8a
+# %% ../nbs/00_stage.ipynb #d999b06f
 def default_sizes(
     size:int|tuple, # Final size, px
     n:int=3, # Number of sizes, at most
 )->list: # Sizes in px, smallest first and `size` last
     "Up to three sizes, ending at `size`: half of it, three quarters of it, all of it"
-    step = 16 if min(hw(size))>=64 else 4
+    step = 16 if min(hw(size))>=128 else 4
     def _part(by): return [min(max(step, int(by*o)//step*step), o) for o in hw(size)]
     sizes = list(L(_part(.5), _part(.75), size).map(short_size).unique())
     return sizes if len(sizes)<=n else sizes[:n-1] + sizes[-1:]

@@ -11,7 +11,8 @@ def check_fit(out, stdout, parts, n):
     assert len(df)==n and {'size','accuracy','images/s'}<=set(df.columns)
 
 def test_fit(path, tmp_path):
-    args = ['--sizes','32,48', '--epochs','1,1', '--arch','xresnet18', '--bs','8', '--compare', '--num-workers',0]
+    args = ['--sizes','32,48', '--epochs','1,1', '--arch','xresnet18', '--bs','8', '--compare',
+            '--fit','fine_tune', '--num-workers',0]
     r = in_shell('progresize-fit', path, *args, '--out','res', cwd=tmp_path)
     assert r.returncode==0, r.stderr
     says = ['32','48','accuracy','time saved','images/s at 32 px','Loaded again, it takes']
@@ -30,7 +31,7 @@ def test_fit_killed_and_resumed(path, tmp_path, capsys):
     images = tmp_path/'images'
     shutil.copytree(path, images)
     (images/'train/A/bad.jpg').write_bytes(b'')
-    cmd = ['progresize-fit', images, '--sizes','24,32', '--epochs','2,3', '--arch','xresnet18', '--bs','8',
+    cmd = ['progresize-fit', images, '--sizes','24,32', '--epochs','2,3', '--arch','xresnet18', '--bs','8', '--fit','fine_tune',
            '--num-workers',0, '--out','res', '--verify','skip']
     p = subprocess.Popen([bin_dir/cmd[0], *map(str, cmd[1:]), '--checkpoint'], cwd=tmp_path,
                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -60,7 +60,7 @@ ways = dict(
     bboxes      = block((ImageBlock,BBoxBlock,BBoxLblBlock), Resize(64), aug_transforms(), n=1, get_y=[boxes,names]),
 )
 
-first_of = {64: [32,64], (64,80): [(32,32),(64,64),(64,80)], (48,64): [(28,36),(40,52),(48,64)], 80: [32,64,80]}
+first_of = {64: [32,48,64], (64,80): [(32,40),(48,60),(64,80)], (48,64): [(24,32),(36,48),(48,64)], 80: [40,60,80]}
 sides = dict(ratio=80, rectangle=(48,64))
 
 class BoxModel(nn.Module):
