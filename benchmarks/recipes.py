@@ -1,5 +1,5 @@
-"""Which recipe of progressive resizing wins: kinds of fit, sizes, growth and shares of the epochs, each against the same
-kind of fit at the final size, over paired seeds, on photographs of solar cells and on letters.
+"""Which recipe of progressive resizing wins: kinds of fit, sizes, growth and shares of the epochs, each against the
+same kind of fit at the final size, over paired seeds, on photographs of solar cells and on letters.
 
 Appends a row per run to `recipes.csv` as it ends; runs that are there already are not repeated. `--timed` is for runs
 with nothing beside them: only their seconds count."""
@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from fastai.vision.all import *
 from fastai_progresize.all import *
 from fastai_progresize.samples import elpv, glyphs, small_resnet
+from fastai_progresize.stage import whole_fits
 
 here,final = Path(__file__).parent,128
 csv = here/'recipes.csv'
 letters_tfms = dict(do_flip=False, mult=0, max_zoom=1.)      # the letters are turned and lit already
 datasets = dict(elpv=(elpv, dict(flip_vert=True)),
-                letters=(partial(glyphs, 1500, 1000, scale=(.25,.45)), letters_tfms),      # fair: 3 to 8 points lost at .57
-                small=(partial(glyphs, 1500, 1000), letters_tfms))                         # small letters: too much is lost
+                letters=(partial(glyphs, 1500, 1000, scale=(.25,.45)), letters_tfms),
+                small=(partial(glyphs, 1500, 1000), letters_tfms))      # too small: 15 points lost at .57 of the size
 
 @dataclass(frozen=True)
 class Recipe:
@@ -50,12 +51,12 @@ class Recipe:
     def plan(self, n_epoch, bs, lr):
         sizes = self.sizes(n_epoch)
         counts = {o: sizes.count(o) for o in sorted(set(sizes))}
-        single = self.fit in ('single_cycle','flat_cos')
         def _stage(i, size, n):
             frozen = min(1, n-1) if i and self.fit=='fine_tune' else 0
             return Stage(size, n-frozen, freeze_epochs=frozen)
         stages = [_stage(i, *o) for i,o in enumerate(counts.items())]
-        res = Plan(stages, bs=bs, fit=self.fit, lr_max=lr if single else [lr if i==0 else lr/3 for i in range_of(stages)])
+        lr_max = lr if self.fit in whole_fits else [lr if i==0 else lr/3 for i in range_of(stages)]
+        res = Plan(stages, bs=bs, fit=self.fit, lr_max=lr_max)
         assert res.n_epoch==n_epoch, res
         return res
 
@@ -65,7 +66,8 @@ def is_done(**key):
     df = read()
     return len(df)>0 and bool((df[list(key)]==pd.Series(key)).all(axis=1).any())
 
-def run(data, recipe, n_epoch, seed, bs, lr, num_workers, timed, fixed_epochs=None):
+def run(data, recipe, n_epoch, seed, bs, lr, num_workers, timed):
+    "One run as a row"
     make,tfms = datasets[data]
     get = partial(get_dls, path=make(), num_workers=num_workers, cache=True, **tfms)
     set_seed(seed)
@@ -79,9 +81,8 @@ def run(data, recipe, n_epoch, seed, bs, lr, num_workers, timed, fixed_epochs=No
     pixel_epochs = sum(s.pixels*s.total for s in plan)/final**2
     return dict(data=data, recipe=str(recipe), epochs=n_epoch, seed=seed, lr=lr, bs=bs, timed=timed,
                 sizes=' '.join(f'{s.size}x{s.total}' for s in plan), pixel_epochs=round(pixel_epochs, 4),
-                seconds=round(seconds, 2), accuracy=round(h.accuracy.iloc[-1], 5), valid_loss=round(h.valid_loss.iloc[-1], 5),
-                train_loss=round(h.train_loss.iloc[-1], 5), threads=torch.get_num_threads(), num_workers=num_workers,
-                torch=torch.__version__)
+                seconds=round(seconds, 2), **h.iloc[-1][['accuracy','valid_loss','train_loss']].astype(float).round(5),
+                threads=torch.get_num_threads(), num_workers=num_workers, torch=torch.__version__)
 
 default,control,usual_lr = 'flat_cos-0.5-3-0.33','flat_cos-fixed',4e-3
 
@@ -118,11 +119,11 @@ def time_ratio(df, data):
     return (t[default]/t[control]).median()
 
 def compare(df, data, epochs):
-    """The default against its control, for as many epochs, as many pixels and as many seconds, the last two rounded up to
+    """The default against its control, for as many epochs, as many pixels and as many seconds, the last two rounded to
     whole epochs of the control; None where there are no runs"""
     share = df[(df.recipe==default) & (df.epochs==epochs)].pixel_epochs.iloc[0]/epochs
     share_12 = df[(df.recipe==default) & (df.epochs==12)].pixel_epochs.iloc[0]/12
-    ns = {'epochs': epochs, 'pixels': math.ceil(epochs*share-.01),
+    ns = {'epochs': epochs, 'pixels': round(epochs*share),
           'seconds': round(epochs*time_ratio(df, data)*share/share_12)}
     acc = accuracies(df, data, epochs)[default]
     def _less(n):
@@ -148,7 +149,8 @@ def plot(df):
     fig,axs = plt.subplots(2, 2, figsize=(9,6), layout='constrained', sharey='col')
     titles = dict(elpv='photographs of solar cells', letters='letters')
     for data,col in zip(titles, axs.T):
-        rate = {k: (timed(df, data)[k]/df[(df.recipe==k) & (df.epochs==12)].pixel_epochs.iloc[0]).median() for k in names}
+        pixels = df[df.epochs==12].groupby('recipe').pixel_epochs.first()
+        rate = {k: timed(df, data)[k].median()/pixels[k] for k in names}
         for i,(k,label) in enumerate(names.items()):
             own = df[(df.data==data) & (df.recipe==k) & (df.lr==usual_lr) & ~df.timed]
             g = own.groupby('epochs').agg(x=('pixel_epochs','first'), acc=('accuracy','mean'), se=('accuracy','sem'))

@@ -126,7 +126,7 @@ def load_checkpoint(
                          " ended: pass resume=True to continue it, or remove it to start again")
     return state if resume else None
 
-# %% ../nbs/16_checkpoint.ipynb #383caf73
+# %% ../nbs/16_checkpoint.ipynb #9938a96c
 def _fit_from(learn, state, resize):
     "`Learner._do_fit` from the end of the epoch of `state`"
     mbar = getattr(getattr(learn, 'progress', None), 'mbar', None)
@@ -155,7 +155,7 @@ def resumed(
 def _describe(plan, s):
     lr,fit = plan.lr_and_fit(s)
     text = f'{s.size} px, {s.total} epochs, bs={s.bs}, lr={lr}, {fit}'
-    return f'{text}, n_acc={s.n_acc}' if s.n_acc else text
+    return ', '.join([text, *(f'{k}={v}' for k,v in dict(n_acc=s.n_acc, aug=s.aug).items() if v is not None)])
 
 @patch
 def checkpointing(self:Run,

@@ -115,7 +115,7 @@ def show_runs(
     "`compare_runs` in few digits"
     return df.apply(lambda c: c.map(lambda o: '' if o!=o else _format(c.name).format(o)))
 
-# %% ../nbs/13_history.ipynb #8fac5d8a
+# %% ../nbs/13_history.ipynb #8a9587d9
 def _recalibrate(learn, dl, n_batch):
     "BatchNorm's statistics of `n_batch` batches of `dl`"
     if dl.n_inp>1: raise ValueError(f"recalibrate=True is for models with one input, not {dl.n_inp}: omit it")
@@ -135,8 +135,9 @@ def _best(col): return col.idxmin() if re.search('loss|error', col.name) else co
 
 def _plot_sizes(df, own):
     sides = [hw(o)[0] for o in df.index]
-    _,axs = plt.subplots(1, len(df.columns)-1, figsize=(4.5*(len(df.columns)-1), 3), squeeze=False, layout='constrained')
-    for ax,k in zip(axs[0], df.columns[:-1]):
+    names = df.columns[:-1]
+    _,axs = plt.subplots(1, len(names), figsize=(4.5*len(names), 3), squeeze=False, layout='constrained')
+    for ax,k in zip(axs[0], names):
         ax.plot(sides, df[k], marker='.')
         best = df.index.get_loc(_best(df[k]))
         ax.plot(sides[best], df[k].iloc[best], marker='o', ls='', color='C1', label=f'best: {df.index[best]} px')

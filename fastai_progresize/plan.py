@@ -14,7 +14,7 @@ from fastai.vision.all import *
 from .stage import Stage, check_aug, check_count, check_fit, check_lr, default_shares, default_sizes
 from .stage import hw, is_list, is_number, scratch_fit, share_epochs, short_size, whole_fits
 
-# %% ../nbs/01_plan.ipynb #435b8471
+# %% ../nbs/01_plan.ipynb #341a454d
 def _per_size(name, o, n):
     o = list(o) if is_list(o) else [o]*n
     if len(o)!=n: raise ValueError(f"{name} has {len(o)} values for {n} sizes: pass one value, or one for each size")
@@ -41,8 +41,8 @@ def _named_fit(n_epoch, lr_max):
     if any(s.fit for s in stages): return 'fine_tune'
     lrs = lr_max if is_list(lr_max) else [s.lr for s in stages if s.lr is not None]
     if lrs or is_list(lr_max):
-        raise ValueError(f"lr_max={tuple(lrs)}: an lr for each size needs a fit for each: pass fit='fine_tune', as in the"
-                         " book, fit='fit_one_cycle', or one `lr_max`")
+        raise ValueError(f"lr_max={tuple(lrs)}: an lr for each size needs a fit for each: pass fit='fine_tune', as in"
+                         " the book, fit='fit_one_cycle', or one `lr_max`")
 
 def _take_freeze(s):
     "`s` with its frozen epochs taken from its `n_epoch`"
@@ -95,7 +95,7 @@ def _with_aug(stages, aug):
     strengths = np.linspace(*aug, max(2, len(stages)))[-len(stages):] if stages else []
     return [replace(s, aug=ifnone(s.aug, round(float(o), 4))) for s,o in zip(stages, strengths)]
 
-# %% ../nbs/01_plan.ipynb #cddbf58c
+# %% ../nbs/01_plan.ipynb #90e735be
 class Plan:
     "What happens when in a run. Raises `ValueError` for a plan that cannot be trained"
     def __init__(self,
@@ -119,7 +119,8 @@ class Plan:
         if fit is not None: check_fit(fit)
         _check_cycle(**self.cycle)
         if self.fit=='flat_cos' and div is not None:
-            raise ValueError(f"div={div}: fit='flat_cos' begins with the highest lr: omit it, or pass fit='single_cycle'")
+            raise ValueError(f"div={div}: fit='flat_cos' begins with the highest lr: omit it, or pass"
+                             " fit='single_cycle'")
         if isinstance(n_epoch, Stage): n_epoch = [n_epoch]
         if fit is None: self.fit = _named_fit(n_epoch, lr_max)
         self.is_total = not is_list(n_epoch)      # is `n_epoch` all the epochs of the run?

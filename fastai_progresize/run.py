@@ -126,7 +126,7 @@ def final_dls(self:Run,
         return current if current and self.valid in (None,final) else self.dls_at(final)
     with same_random(): return self.own.at_size(final.size, final.bs)
 
-# %% ../nbs/11_run.ipynb #cf1eeacb
+# %% ../nbs/11_run.ipynb #9c424b7b
 @patch
 def check(self:Run):
     "Raise a `ValueError` if data or model do not suit all stages; learner and random state stay as they are"
@@ -142,6 +142,7 @@ def check(self:Run):
         for s,dls in made:
             check_files(L(set(image_files(dls)) - set(files)))
             split(dls, s.size)
+        if self.valid and self.valid not in self.plan.stages: made.append((self.valid, self.dls_at(self.valid)))
         for s,dls in made:                      # after all splits: of an unseeded one the vocab may change too
             check_same(dls, s.size, own)
             check_batch(learn, dls, s.size, [type(o) for o in b], forward)

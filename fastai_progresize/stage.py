@@ -31,7 +31,7 @@ def short_size(
     h,w = hw(size)
     return h if h==w else (h,w)
 
-# %% ../nbs/00_stage.ipynb #99068e1a
+# %% ../nbs/00_stage.ipynb #a4eae7f0
 def is_number(
     o:object # Anything
 )->bool: # Not of True and False
@@ -66,8 +66,8 @@ def check_aug(
     aug:float, # Strength of augmentation
 ):
     "Raise a `ValueError` if `aug` is no strength"
-    if not (is_number(aug) and 0<=aug<float('inf')):
-        raise ValueError(f"aug={aug!r}: pass a finite number of at least 0, 1 for the transforms as they are")
+    if not (is_number(aug) and 0<=aug<=1):
+        raise ValueError(f"aug={aug!r}: pass a number from 0, for none, to 1, for the transforms as they are")
 
 def check_lr(
     lr:float|slice, # A learning rate

@@ -161,6 +161,7 @@ def test_how_to_resume(path, tmp_path, capsys):
     (dict(sizes=(24,32,40)), 'stages[2] was 48 px'),
     (dict(lr_max=1e-4), 'lr'),
     (dict(pct_start=.5), 'phases[0]'),
+    (dict(aug=(.5,1.)), 'aug=0.5'),
     (dict(wd=.3), 'wd was None, is 0.3'),
     (dict(valid_size='final'), 'valid_size was None, is 48'),
     (dict(fast=False), 'fast was {}, is False'),

@@ -31,8 +31,8 @@ def test_fit_killed_and_resumed(path, tmp_path, capsys):
     images = tmp_path/'images'
     shutil.copytree(path, images)
     (images/'train/A/bad.jpg').write_bytes(b'')
-    cmd = ['progresize-fit', images, '--sizes','24,32', '--epochs','2,3', '--arch','xresnet18', '--bs','8', '--fit','fine_tune',
-           '--num-workers',0, '--out','res', '--verify','skip']
+    cmd = ['progresize-fit', images, '--sizes','24,32', '--epochs','2,3', '--arch','xresnet18', '--bs','8',
+           '--fit','fine_tune', '--num-workers',0, '--out','res', '--verify','skip']
     p = subprocess.Popen([bin_dir/cmd[0], *map(str, cmd[1:]), '--checkpoint'], cwd=tmp_path,
                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (tmp_path/'res/run.ckpt').exists() and p.poll() is None: time.sleep(.01)

@@ -53,7 +53,8 @@ def test_elpv(tmp_path, elpv_dataset):
     "Imagenette's layout, split alike by probability and kind, the same for a seed"
     path = samples.elpv(path=tmp_path/'a')
     n = {(a,b): len((path/a/b).ls()) for a in ('train','val') for b in ('defective','functional')}
-    assert n=={('train','defective'):616, ('train','functional'):1352, ('val','defective'):205, ('val','functional'):451}
+    assert n=={('train','defective'):616, ('train','functional'):1352,
+               ('val','defective'):205, ('val','functional'):451}
     df = samples._elpv_table().assign(name=lambda df: [o.name for o in df.file]).set_index('name')
     def _counts(part):
         own = df.loc[[o.name for o in get_image_files(path/part)]]
@@ -78,7 +79,8 @@ def test_elpv_whole_or_not_there(tmp_path, monkeypatch, elpv_dataset):
 def test_elpv_not_installed(tmp_path, monkeypatch):
     import sys
     monkeypatch.setitem(sys.modules, 'elpv_dataset', None)
-    with pytest.raises(ImportError, match=re.escape("pip install 'fastai_progresize[evidence]'")): samples.elpv(path=tmp_path)
+    says = re.escape("pip install 'fastai_progresize[evidence]'")
+    with pytest.raises(ImportError, match=says): samples.elpv(path=tmp_path)
 
 def test_small_resnet():
     "One block at each size, half the last; any image size"

@@ -27,7 +27,8 @@ def test_by_hand(learn):
         assert list(df.loc[[s]].iloc[0,:3])==list(vals)
     best = {k: df[k].to_numpy() for k in df.columns[:3]}
     assert 'valid_loss' in df.best.iloc[best['valid_loss'].argmin()]
-    assert 'accuracy' in df.best.iloc[best['accuracy'].argmax()] and 'error_rate' in df.best.iloc[best['error_rate'].argmin()]
+    assert 'accuracy' in df.best.iloc[best['accuracy'].argmax()]
+    assert 'error_rate' in df.best.iloc[best['error_rate'].argmin()]
     assert sum(o.split(', ').count('accuracy') for o in df.best)==1
 
 @pytest.mark.parametrize('recalibrate', (False,True))
@@ -70,6 +71,7 @@ def test_cannot_be_validated(learn):
         with refused(learn, says): learn.validate_sizes(sizes)
     learn.model = nn.Sequential(learn.model[0], nn.Flatten(), nn.Linear(16*12*12, 10))
     with refused(learn, '24 px'): learn.validate_sizes([48,24])
+    with refused(learn, '24'): learn.fit_progressive(1, 48, valid_size=24)      # nor during training
 
 # augmentation that grows
 
@@ -87,7 +89,7 @@ def strength(dls):
 
 neutral = dict(max_deg=0, max_zoom=1, magnitude=0, max_lighting=0, min_scale=1)
 
-@pytest.mark.parametrize('by', (0.,.5,2.))
+@pytest.mark.parametrize('by', (0.,.25,.5))
 def test_with_aug(path, by):
     "Each magnitude in proportion, those of the given dls stay; so does validation"
     own = dict(item_tfms=Resize(64), batch_tfms=aug_transforms(size=48, min_scale=.6), bs=8, num_workers=0)
@@ -135,10 +137,11 @@ def test_grows(path, mix):
     assert first(o for o in learn.cbs if isinstance(o, MixHandler)).distrib.concentration1.item()==pytest.approx(.4)
 
 def test_bad_aug(learn):
-    for aug in (.5, (1.,), (-1.,1.), ('a',1.), (.5,float('inf'))):
+    for aug in (.5, (1.,), (-1.,1.), ('a',1.), (.5,2.), (.5,float('inf'))):
         with refused(learn, 'aug='): learn.fit_progressive(4, (24,48), aug=aug)
     with pytest.raises(ValueError, match='aug=-1'): Stage(32, 1, aug=-1)
-    with pytest.raises(ValueError, match='aug=-1'): learn.dls.with_aug(-1)
+    for by in (-1,2.):
+        with pytest.raises(ValueError, match=f'aug={by}: pass a number from 0'): learn.dls.with_aug(by)
 
 def test_off(path):
     "Without `aug` a plan has none, and nothing is touched"
