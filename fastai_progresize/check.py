@@ -7,13 +7,13 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/check.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/10_check.ipynb #52e4b77f
+# %% ../nbs/10_check.ipynb #0feeba55
 import hashlib, pickle
 from fastai.vision.all import *
 from .stage import hw
 from .files import bar_if_long, dataset_files, item_rows, opens_files
 from .data import get_bs, probe_batch
-from .trial import NotCopied, repeat_batches, try_batches
+from .trial import NotCopied, is_out_of_memory, repeat_batches, try_batches
 
 # %% ../nbs/10_check.ipynb #56bc3950
 _most = 2**16       # bytes of an array that are looked at
@@ -148,15 +148,15 @@ def check_same(
                          " `DataBlock` of `get_dls`")
     for dl,mine,part in zip(dls.loaders, own.loaders, ('train','valid')): _check_norm(dl, mine, f'{part} at {size} px')
 
-# %% ../nbs/10_check.ipynb #61764824
+# %% ../nbs/10_check.ipynb #6b44e14c
 def _fits_size(shape, size):
     "Do images of `shape` have the `size` that was asked for, or the longer side, as with `RatioResize`?"
     return tuple(shape)==hw(size) or (isinstance(size, int) and max(shape)==size)
 
 def _check_count(dls, size):
     if len(dls.train): return
-    n = len(dls.train_ds)
-    if not n: raise ValueError(f"The training set at {size} px is empty")
+    n = getattr(dls.train, 'n', None) or len(dls.train_ds)     # of a part of the dataset, `n` are drawn
+    if not len(dls.train_ds): raise ValueError(f"The training set at {size} px is empty")
     raise ValueError(f"bs={get_bs(dls)} at {size} px is above the {n} images of the training set, fastai would train on"
                      f" no batch: pass bs={n} or less")
 
@@ -194,12 +194,12 @@ def check_batch(
         res.append(b)
     return res
 
-# %% ../nbs/10_check.ipynb #0a329811
+# %% ../nbs/10_check.ipynb #330d62cf
 def _fault(learn, dls, batches, **kwargs):
     "What a step with `batches` raises, None if it works"
     try: try_batches(learn, repeat_batches(dls, batches), **kwargs)
     except NotCopied: raise
-    except Exception as e: return e
+    except Exception as e: return None if is_out_of_memory(e) else e    # memory is measured apart
 
 def model_fault(
     learn:Learner, # The Learner that is to train
@@ -221,6 +221,10 @@ def raise_model_faults(
     "Raise a `ValueError` if the model fails at some size"
     bad = [(_side(b),e) for b,e in tried if e is not None]
     if not bad: return
+    b,e = first((b,e) for b,e in tried if e is not None)
+    if find_bs(b)==1:
+        raise ValueError(f"The model or its loss fails on a batch of one image of {_side(b)} px ({type(e).__name__}: {e}):"
+                         " pass a larger `bs`, or one that leaves no single image for the last batch") from e
     good = [_side(b) for b,e in tried if e is None]
     sizes,e = ', '.join(dict.fromkeys(o for o,_ in bad)),bad[0][1]
     takes = f", and takes those of {', '.join(dict.fromkeys(good))} px" if good else ''

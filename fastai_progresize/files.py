@@ -55,9 +55,9 @@ def _fault(file, whole):
 
 def _faults(files, whole): return [(str(f),o) for f in files if (o := _fault(f, whole))]
 
-# %% ../nbs/03_files.ipynb #b91f9222
+# %% ../nbs/03_files.ipynb #38031c07
 def bar_if_long(
-    items, # Anything with a length
+    items:list, # Anything with a length
     seconds:float=5., # From how long on, seconds
 ):
     "`items` one by one, with a progress bar if they take longer than `seconds`"

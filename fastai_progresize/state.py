@@ -96,7 +96,7 @@ def set_cb_state(
         cb.smooth_loss.count,cb.smooth_loss.val = state['smooth_loss']
         cb.values = L(cb.values).map(L)
 
-# %% ../nbs/15_state.ipynb #95c949f6
+# %% ../nbs/15_state.ipynb #1b3ea57c
 _not_ours = re.compile(r'(?!fastai\.(callback|learner|distributed)|fastai_progresize|accelerate)')
 
 def is_own(
@@ -148,13 +148,38 @@ def own_values(
 
 def _put(holder, k, v):
     now = holder.get(k)
-    if isinstance(now, nn.Module): now.load_state_dict(v)
+    if isinstance(now, nn.Module): load_module(now, v)
     elif isinstance(now, Metric):
         for o in v: _put(now.__dict__, o, v[o])
     elif isinstance(now, Tensor) and isinstance(v, Tensor) and now.shape==v.shape:
         with torch.no_grad(): now.copy_(v)
     elif isinstance(now, ndarray): holder[k] = v.cpu().numpy()
     else: holder[k] = v
+
+def loss_values(
+    loss:callable, # A loss function
+)->dict: # By name
+    "What `loss` keeps: parameters and buffers of a module, numbers, texts and tensors in its attributes"
+    res = {k: v for k,v in _values(getattr(loss, '__dict__', {})).items() if k[:1]!='_'}
+    return {**res, 'state_dict': loss.state_dict()} if isinstance(loss, nn.Module) else res
+
+def set_loss_values(
+    loss:callable, # The loss function of the run that goes on
+    values:dict, # From `loss_values`
+):
+    "Let `loss` continue with `values`"
+    for k,v in values.items():
+        if k=='state_dict': load_module(loss, v)
+        elif k in loss.__dict__: _put(loss.__dict__, k, v)
+
+def load_module(
+    module:nn.Module, # Any module
+    state:dict, # Its `state_dict`, as plain values
+):
+    "Load `state`, with the versions of the module's parts, which plain values do not have"
+    state = collections.OrderedDict(state)
+    state._metadata = module.state_dict()._metadata
+    module.load_state_dict(state)
 
 def set_own_values(
     cb:Callback, # In a `fit`, after its `before_fit`
@@ -187,7 +212,7 @@ def _set_grad(p, g, device):
     if isinstance(g, int): p.grad = torch.zeros_like(p)
     else: p.grad = None if g is None else g.to(device)
 
-# %% ../nbs/15_state.ipynb #d3a8fdcd
+# %% ../nbs/15_state.ipynb #4b459813
 def run_state(
     learn:Learner, # In training, at the end of an epoch
     before:dict={}, # `simple_values` before the run, by the name of a callback
@@ -198,6 +223,7 @@ def run_state(
     return plain(dict(
         epoch=learn.epoch+1,
         model=model.state_dict(),
+        loss=loss_values(learn.loss_func),
         opt=learn.opt.state_dict(),
         frozen_idx=getattr(learn.opt, 'frozen_idx', None),
         grads=[_grad_state(p) for p in model.parameters()],
@@ -214,7 +240,8 @@ def set_run_state(
 ):
     "Put `learn` to the end of the epoch that `state` was taken at"
     model = get_model(learn.model)
-    model.load_state_dict(state['model'])
+    load_module(model, state['model'])
+    set_loss_values(learn.loss_func, to_device(state['loss'], next(model.parameters()).device))
     device = next(model.parameters()).device
     learn.opt.load_state_dict(to_device(state['opt'], device))
     if state['frozen_idx'] is not None: learn.opt.freeze_to(state['frozen_idx'])

@@ -72,7 +72,7 @@ def trial_learner(
     if unfreeze: res.unfreeze()
     return res
 
-# %% ../nbs/09_trial.ipynb #ce161b12
+# %% ../nbs/09_trial.ipynb #844a6d66
 def is_out_of_memory(
     e:Exception, # Raised by a training step
 )->bool:
@@ -115,10 +115,12 @@ def try_batches(
         try: return trial_learner(learn, dls, cbs, unfreeze, own=False).fit(1, cbs=timer)
         except Exception as e:
             if is_out_of_memory(e) or all(map(_is_fastais, [*learn.cbs,*L(cbs)])): raise
+            without = e
         trial = trial_learner(learn, dls, cbs, unfreeze)
         try: trial.fit(1, cbs=timer)
         except Exception as e:
-            if trial.is_whole or is_out_of_memory(e): raise      # else it may be for a callback that is missing
+            if not trial.is_whole and not is_out_of_memory(e): return      # it may be for a callback that is missing
+            raise without if str(e).startswith('Exception occured in') else e      # a callback that fails on its own
 
 def try_step(
     learn:Learner, # The Learner that is to train

@@ -51,7 +51,7 @@ def fast_works()->bool:
              f" ({type(e).__name__}: {e}); images are loaded by fastai alone")
         return False
 
-# %% ../../nbs/08_loaders.ipynb #9517b576
+# %% ../../nbs/08_loaders.ipynb #bfa2dcfe
 def _plain(p): return Pipeline([t.plain() if hasattr(t, 'plain') else t for t in p.fs], split_idx=p.split_idx)
 
 def _export_dl(dl):
@@ -65,7 +65,9 @@ def _export_dl(dl):
 
 class FastDataLoaders(DataLoaders):
     "`DataLoaders` that load fast, and are exported as fastai's own of the same size and geometry"
-    def new_empty(self): return DataLoaders(*map(_export_dl, self.loaders), path=self.path, device=self.device)
+    def new_empty(self):
+        "fastai's own `DataLoaders` without items"
+        return DataLoaders(*map(_export_dl, self.loaders), path=self.path, device=self.device)
 
 def _as_fast(dls, loaders):
     "`dls` as `FastDataLoaders`, with `loaders` in place of its own"
