@@ -7,18 +7,16 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/checkpoint.html.md""
 # %% auto #0
 __all__ = ['read_checkpoint', 'Checkpoint']
 
-# %% ../nbs/16_checkpoint.ipynb #94d89bee
-import contextlib, io
+# %% ../nbs/16_checkpoint.ipynb #f5c4406e
 from fastai.vision.all import *
 from .files import whole_file
 from .data import same_random
 from .check import item_keys
 from .run import Run
-from .state import has_state, is_own, lost_attrs, plain, run_state, set_run_state, simple_values
-from .trial import NotCopied, trial_learner
+from .state import has_state, plain, run_state, set_run_state
 
-# %% ../nbs/16_checkpoint.ipynb #1070314a
-def _keys(dls, i): return '\n'.join(sorted(item_keys(dls, i)))
+# %% ../nbs/16_checkpoint.ipynb #89ad95ae
+def _keys(dls, i): return '\n'.join(sorted(map(str, item_keys(dls, i))))
 
 def run_plan(
     learn:Learner, # The Learner that is to train
@@ -88,15 +86,14 @@ def checkpoint_file(
     "Where the checkpoint `name` is, or would be: beside what `learn.save` saves"
     return join_path_file(name, learn.path/learn.model_dir, ext='.ckpt')
 
-# %% ../nbs/16_checkpoint.ipynb #fc6aeffe
+# %% ../nbs/16_checkpoint.ipynb #3fed560e
 class Checkpoint(Callback):
     "Save all that the rest of the run depends on at the end of each epoch"
     order = TrackerCallback.order+100
     def __init__(self,
         file:Path, # Where to save
         plan:dict, # What makes a run the same run: plain values
-        own:dict, # `simple_values` before the run, by the name of a callback
-    ): self.file,self.plan,self.own = file,plan,own
+    ): self.file,self.plan = file,plan
 
     def before_epoch(self): self.n_rows = len(self.recorder.values)
     def after_epoch(self): self._save(stopped=False)
@@ -104,7 +101,7 @@ class Checkpoint(Callback):
         if len(self.recorder.values)>self.n_rows: self._save(stopped=True)     # early stopping, at an epoch's end
 
     def _save(self, stopped):
-        state = dict(run_state(self.learn, self.own), format=_format, plan=self.plan, n_epoch=self.n_epoch, stopped=stopped)
+        state = dict(run_state(self.learn), format=_format, plan=self.plan, n_epoch=self.n_epoch, stopped=stopped)
         if rank_distrib(): return
         try:
             with whole_file(self.file) as f: torch.save(state, f)
@@ -129,7 +126,7 @@ def load_checkpoint(
                          " ended: pass resume=True to continue it, or remove it to start again")
     return state if resume else None
 
-# %% ../nbs/16_checkpoint.ipynb #5babcdfe
+# %% ../nbs/16_checkpoint.ipynb #9938a96c
 def _fit_from(learn, state, resize):
     "`Learner._do_fit` from the end of the epoch of `state`"
     mbar = getattr(getattr(learn, 'progress', None), 'mbar', None)
@@ -161,18 +158,6 @@ def _describe(plan, s):
     return ', '.join([text, *(f'{k}={v}' for k,v in dict(n_acc=s.n_acc, aug=s.aug).items() if v is not None)])
 
 @patch
-def _check_callbacks(self:Run, dls):
-    "Raise a `ValueError` for callbacks that would start over when the run is resumed"
-    try: trial = trial_learner(self.learn, dls, **self.trial)
-    except NotCopied: return
-    with same_random(), contextlib.redirect_stdout(io.StringIO()): trial.fit(0)      # for what their `before_fit` makes
-    lost = {o.name: names for o in trial.cbs if is_own(o) and (names := lost_attrs(o))}
-    if not lost: return
-    (cb,names),*_ = lost.items()
-    raise ValueError(f"`{cb}` has no `state_dict`: what it keeps as {', '.join(names)} would start over when the run is"
-                     " resumed. Give it `state_dict` and `load_state_dict`, or pass check=False to go on")
-
-@patch
 def checkpointing(self:Run,
     name:str|Path, # Name of the checkpoint, or a path; None: no checkpoint
     resume:bool, # Continue from it?
@@ -185,6 +170,4 @@ def checkpointing(self:Run,
     settings.update(stages=[_describe(self.plan, s) for s in self.plan], phases=list(map(str, self.plan.phases)),
                     valid_size=self.valid and self.valid.size, fast=str(self.fast))
     file,plan = checkpoint_file(self.learn, name),plain(run_plan(self.learn, dls, cbs, **settings))
-    own = {o.name: simple_values(o) for o in [*self.learn.cbs,*cbs]}
-    if self.checks and any(map(is_own, [*self.learn.cbs,*cbs])): self._check_callbacks(dls)
-    return Checkpoint(file, plan, own),load_checkpoint(file, plan, resume)
+    return Checkpoint(file, plan),load_checkpoint(file, plan, resume)

@@ -17,16 +17,10 @@ with warnings.catch_warnings():
     from fastai_progresize.samples import glyphs, small_resnet
     from fastai_progresize.book import book_table, experiments, list_experiments, run_experiment
 
-# %% ../nbs/20_cli.ipynb #99a6bd9d
-def _timm_name(arch):
-    "`arch` if timm is installed and has it"
-    try: import timm
-    except ImportError: return
-    return arch if timm.is_model(arch) else None
-
+# %% ../nbs/20_cli.ipynb #aac68c69
 def folder_learner(
     dls:DataLoaders, # Data to classify
-    arch:str='xresnet18', # Name of one of fastai's xresnets, or of a model of torchvision or timm
+    arch:str='xresnet18', # Name of one of fastai's xresnets or of a torchvision model
     pretrained:bool=False, # Start from torchvision's weights, which are downloaded?
     widen:float=1., # Width of an xresnet, relative to its usual one
     lr:float=defaults.lr, # The Learner's lr
@@ -35,10 +29,10 @@ def folder_learner(
     f = globals().get(arch)
     if arch.startswith('xresnet') and callable(f) and not pretrained:
         return Learner(dls, f(n_out=dls.c, widen=widen), loss_func=CrossEntropyLossFlat(), metrics=accuracy, lr=lr)
-    f = f or getattr(models, arch, None) or _timm_name(arch)
-    if callable(f) or isinstance(f, str): return vision_learner(dls, f, pretrained=pretrained, metrics=accuracy, lr=lr)
-    raise ValueError(f"arch={arch!r} is no model of fastai, torchvision or timm, as far as they are installed: pass one"
-                     " such as xresnet18, xresnet50, resnet34")
+    f = f or getattr(models, arch, None)
+    if callable(f): return vision_learner(dls, f, pretrained=pretrained, metrics=accuracy, lr=lr)
+    raise ValueError(f"arch={arch!r} is no model of fastai or torchvision: pass one such as xresnet18, xresnet50,"
+                     " resnet34")
 
 # %% ../nbs/20_cli.ipynb #bf795ddc
 def _save_run(learn, out):
@@ -162,13 +156,13 @@ def progresize_demo(
     with _one_line('progresize-demo'):
         run_demo(Path(out), _numbers('sizes', sizes), epochs, seed, num_workers, checkpoint=checkpoint, resume=resume)
 
-# %% ../nbs/20_cli.ipynb #bc14e6a3
+# %% ../nbs/20_cli.ipynb #6d76ef92
 @call_parse
 def progresize_fit(
     path:Path, # Folder of images: train and val or valid in it, or just a folder for each class
     sizes:str=None, # Sizes in px, as 128,224 or 96x192,160x320 (height x width); if not given, up to three to 224
     epochs:str='10', # All the epochs, or those of each size, as 4,5
-    arch:str='xresnet50', # Name of one of fastai's xresnets, or of a model of torchvision or timm
+    arch:str='xresnet50', # Name of one of fastai's xresnets or of a torchvision model
     pretrained:store_true=False, # Start from torchvision's weights
     bs:int=64, # Batch size, images
     lr:float=3e-3, # Highest lr

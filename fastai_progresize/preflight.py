@@ -7,7 +7,7 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/preflight.html.md"""
 # %% auto #0
 __all__ = ['Preflight']
 
-# %% ../nbs/14_preflight.ipynb #351962a1
+# %% ../nbs/14_preflight.ipynb #812fbcbd
 import gc
 from dataclasses import replace
 from time import perf_counter
@@ -17,9 +17,16 @@ from .plan import Plan
 from .data import same_random
 from .distrib import on_rank0
 from .run import Run, check_names
-from .trial import is_out_of_memory, try_stage, try_step
+from .trial import try_stage, try_step
 
-# %% ../nbs/14_preflight.ipynb #8315ead3
+# %% ../nbs/14_preflight.ipynb #a59c6276
+def is_out_of_memory(
+    e:Exception, # Raised by a training step
+)->bool:
+    "Is it an out-of-memory error, of a GPU or of the CPU?"
+    if isinstance(e, (torch.OutOfMemoryError,MemoryError)): return True
+    return isinstance(e, RuntimeError) and bool(re.search("out of memory|can't allocate memory", str(e)))
+
 @patch
 def fitting(self:Run,
     stage:Stage, # One of its stages
@@ -27,11 +34,11 @@ def fitting(self:Run,
     **kwargs # Of `attempt`
 )->tuple: # The `Stage` with the bs that fits, what `attempt` returned, and the error at a larger bs or None
     "Try a stage, with half the bs as often as memory runs out. Raises `ValueError` if not even one image fits"
-    error = None
+    error,unfreeze = None,any(s.fit=='fine_tune' for s in self.plan)
     while True:
         try:
             with same_random(): dls = self.stage_dls(stage)
-            return stage,attempt(self.learn, dls, **self.trial, **kwargs),error
+            return stage,attempt(self.learn, dls, self.cbs, unfreeze, **kwargs),error
         except Exception as e:
             if not is_out_of_memory(e): raise
             error = str(e).split('\n')[0]

@@ -54,9 +54,10 @@ def run(learn, fit='fine_tune', **kwargs):
 class StopAt(Callback):
     "Interrupt the training at one of its batches"
     order,run_valid = 10_000,False
-    def __init__(self, n, error=KeyboardInterrupt): self.n,self.error,self.tick = n,error,itertools.count(1).__next__
+    def __init__(self, n, error=KeyboardInterrupt): self.n,self.error,self.seen = n,error,0
     def after_batch(self):
-        if self.tick()==self.n: raise self.error      # a count that no checkpoint keeps
+        self.seen += 1
+        if self.seen==self.n: raise self.error
 
 bin_dir = Path(sys.executable).parent
 
