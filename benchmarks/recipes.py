@@ -25,14 +25,26 @@ class Recipe:
     start:float=1.         # First size, relative to the final one
     growth:str='2'         # '2' or '3' sizes, 'grow' by 16 px, 'only' the first
     share:float=.25        # Share of the epochs at the final size
+    aug:float=1.           # Strength of augmentation at the first size
 
     def __str__(self):
-        return f"{self.fit}-fixed" if self.start==1 else f"{self.fit}-{self.start:g}-{self.growth}-{self.share:g}"
+        if self.start==1: return f"{self.fit}-fixed"
+        return f"{self.fit}-{self.start:g}-{self.growth}-{self.share:g}" + ('' if self.aug==1 else f"-{self.aug:g}")
 
     @classmethod
     def named(cls, s):
         fit,start,*more = s.split('-')
-        return cls(fit) if start=='fixed' else cls(fit, float(start), more[0], float(more[1]))
+        return cls(fit) if start=='fixed' else cls(fit, float(start), more[0], *map(float, more[1:]))
+
+    @property
+    def label(self):
+        "In words"
+        first = round(final*self.start/8)*8
+        if self.start==1: return f"{self.fit}, {final} px throughout"
+        if self.growth=='only': return f"{self.fit}, {first} px throughout, tested at {final} px"
+        mid = {'2':'', '3':f' {round((first+final)/2/16)*16},', 'grow':' growing,'}[self.growth]
+        aug = '' if self.aug==1 else f', augmentation from {self.aug:.0%}'
+        return f"{self.fit}, {first},{mid} {final} px, {self.share:.0%} of the epochs last{aug}"
 
     def sizes(self, n_epoch):
         "The size of each epoch, px"
@@ -56,7 +68,7 @@ class Recipe:
             return Stage(size, n-frozen, freeze_epochs=frozen)
         stages = [_stage(i, *o) for i,o in enumerate(counts.items())]
         lr_max = lr if self.fit in whole_fits else [lr if i==0 else lr/3 for i in range_of(stages)]
-        res = Plan(stages, bs=bs, fit=self.fit, lr_max=lr_max)
+        res = Plan(stages, bs=bs, fit=self.fit, lr_max=lr_max, aug=None if self.aug==1 else (self.aug,1.))
         assert res.n_epoch==n_epoch, res
         return res
 
@@ -106,7 +118,8 @@ def search(df, data, epochs=12):
         c,own = acc[k].dropna(),f"{Recipe.named(k).fit}-fixed"
         row = {'pixels': f'{cost[k]:.0%}', 'seeds': len(c), 'accuracy': f'{c.mean():.1f}'}
         return row | {'less its own fit, fixed': show(*less(acc[k], acc[own])) if own in acc and own!=k else ''}
-    return pd.DataFrame({k: _row(k) for k in acc.mean().sort_values(ascending=False).index}).T
+    order = acc.mean().sort_values(ascending=False).index
+    return pd.DataFrame({Recipe.named(k).label: _row(k) for k in order}).T
 
 def timed(df, data):
     "Seconds of 12 epochs of the default and of the final size, with nothing beside them, a row per seed"

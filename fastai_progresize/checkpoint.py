@@ -7,16 +7,18 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/checkpoint.html.md""
 # %% auto #0
 __all__ = ['read_checkpoint', 'Checkpoint']
 
-# %% ../nbs/16_checkpoint.ipynb #f5c4406e
+# %% ../nbs/16_checkpoint.ipynb #94d89bee
+import contextlib, io
 from fastai.vision.all import *
 from .files import whole_file
 from .data import same_random
 from .check import item_keys
 from .run import Run
-from .state import has_state, plain, run_state, set_run_state
+from .state import has_state, is_own, lost_attrs, plain, run_state, set_run_state, simple_values
+from .trial import NotCopied, trial_learner
 
-# %% ../nbs/16_checkpoint.ipynb #89ad95ae
-def _keys(dls, i): return '\n'.join(sorted(map(str, item_keys(dls, i))))
+# %% ../nbs/16_checkpoint.ipynb #1070314a
+def _keys(dls, i): return '\n'.join(sorted(item_keys(dls, i)))
 
 def run_plan(
     learn:Learner, # The Learner that is to train
@@ -65,9 +67,10 @@ _format = 'fastai_progresize checkpoint 1'
 
 def read_checkpoint(
     file:str|Path, # A file that a `Checkpoint` has written
+    map_location:str='cpu', # Where its tensors go, as `torch.load` has it, or a function
 )->dict: # The state of the run, and what makes it this run as `plan`
     "The state in `file`; no code in it is run. Raises `ValueError` if it is damaged or of another kind"
-    try: res = torch.load(file, map_location='cpu', weights_only=True)
+    try: res = torch.load(file, map_location=map_location, weights_only=True)
     except FileNotFoundError: raise
     except Exception as e:
         raise ValueError(f"{file} cannot be read as a checkpoint: it is damaged, or holds more than values"
@@ -86,14 +89,15 @@ def checkpoint_file(
     "Where the checkpoint `name` is, or would be: beside what `learn.save` saves"
     return join_path_file(name, learn.path/learn.model_dir, ext='.ckpt')
 
-# %% ../nbs/16_checkpoint.ipynb #3fed560e
+# %% ../nbs/16_checkpoint.ipynb #fc6aeffe
 class Checkpoint(Callback):
     "Save all that the rest of the run depends on at the end of each epoch"
     order = TrackerCallback.order+100
     def __init__(self,
         file:Path, # Where to save
         plan:dict, # What makes a run the same run: plain values
-    ): self.file,self.plan = file,plan
+        own:dict, # `simple_values` before the run, by the name of a callback
+    ): self.file,self.plan,self.own = file,plan,own
 
     def before_epoch(self): self.n_rows = len(self.recorder.values)
     def after_epoch(self): self._save(stopped=False)
@@ -101,7 +105,8 @@ class Checkpoint(Callback):
         if len(self.recorder.values)>self.n_rows: self._save(stopped=True)     # early stopping, at an epoch's end
 
     def _save(self, stopped):
-        state = dict(run_state(self.learn), format=_format, plan=self.plan, n_epoch=self.n_epoch, stopped=stopped)
+        state = dict(run_state(self.learn, self.own), format=_format, plan=self.plan, n_epoch=self.n_epoch,
+                     stopped=stopped)
         if rank_distrib(): return
         try:
             with whole_file(self.file) as f: torch.save(state, f)
@@ -110,6 +115,11 @@ class Checkpoint(Callback):
                  " goes on, the checkpoint before it stays")
 
 # %% ../nbs/16_checkpoint.ipynb #cb3c1bbd
+def _to_here(storage, location):
+    "Tensors of the CPU stay there, those of a GPU go to that of this process"
+    if location=='cpu': return storage
+    return torch.serialization.default_restore_location(storage, str(default_device()))
+
 def load_checkpoint(
     file:Path, # From `checkpoint_file`
     plan:dict, # From `run_plan`
@@ -119,22 +129,23 @@ def load_checkpoint(
     if not file.exists():
         if resume and not rank_distrib(): print(f"There is no checkpoint in {file} yet: starting from the beginning")
         return
-    state = read_checkpoint(file)
+    state = read_checkpoint(file, _to_here)
     if resume: check_plan(state['plan'], plan, file)
     elif state['epoch']<state['n_epoch'] and not state['stopped']:
         raise ValueError(f"{file} holds the first {state['epoch']} of {state['n_epoch']} epochs of a run that has not"
                          " ended: pass resume=True to continue it, or remove it to start again")
     return state if resume else None
 
-# %% ../nbs/16_checkpoint.ipynb #9938a96c
+# %% ../nbs/16_checkpoint.ipynb #5babcdfe
 def _fit_from(learn, state, resize):
     "`Learner._do_fit` from the end of the epoch of `state`"
     mbar = getattr(getattr(learn, 'progress', None), 'mbar', None)
     if mbar: mbar.update(0)     # a bar has to begin at its beginning
+    start = learn.n_epoch if state['stopped'] else state['epoch']
     learn.epoch = state['epoch']-1
     resize.before_epoch()
     set_run_state(learn, state)
-    start = learn.n_epoch if state['stopped'] else state['epoch']
+    state.clear()       # what the model has copied needs no more memory
     for learn.epoch in range(start, learn.n_epoch): learn._with_events(learn._do_epoch, 'epoch', CancelEpochException)
 
 @contextmanager
@@ -158,6 +169,19 @@ def _describe(plan, s):
     return ', '.join([text, *(f'{k}={v}' for k,v in dict(n_acc=s.n_acc, aug=s.aug).items() if v is not None)])
 
 @patch
+def _check_callbacks(self:Run, dls):
+    "Raise a `ValueError` for callbacks that would start over when the run is resumed"
+    lost = {}
+    with (contextlib.suppress(NotCopied), same_random(), contextlib.redirect_stdout(io.StringIO()),
+          trial_learner(self.learn, dls, **self.trial) as trial):
+        with contextlib.suppress(Exception): trial.fit(0)       # for what their `before_fit` makes
+        lost = {o.name: names for o in trial.cbs if is_own(o) and (names := lost_attrs(o))}
+    if not lost: return
+    (cb,names),*_ = lost.items()
+    raise ValueError(f"`{cb}` has no `state_dict`: what it keeps as {', '.join(names)} would start over when the run is"
+                     " resumed. Give it `state_dict` and `load_state_dict`, or pass check=False to go on")
+
+@patch
 def checkpointing(self:Run,
     name:str|Path, # Name of the checkpoint, or a path; None: no checkpoint
     resume:bool, # Continue from it?
@@ -170,4 +194,6 @@ def checkpointing(self:Run,
     settings.update(stages=[_describe(self.plan, s) for s in self.plan], phases=list(map(str, self.plan.phases)),
                     valid_size=self.valid and self.valid.size, fast=str(self.fast))
     file,plan = checkpoint_file(self.learn, name),plain(run_plan(self.learn, dls, cbs, **settings))
-    return Checkpoint(file, plan),load_checkpoint(file, plan, resume)
+    own = {o.name: simple_values(o) for o in [*self.learn.cbs,*cbs]}
+    if self.checks and any(map(is_own, [*self.learn.cbs,*cbs])): self._check_callbacks(dls)
+    return Checkpoint(file, plan, own),load_checkpoint(file, plan, resume)

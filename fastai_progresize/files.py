@@ -7,18 +7,22 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/files.html.md"""
 # %% auto #0
 __all__ = ['find_faults']
 
-# %% ../nbs/03_files.ipynb #28afca74
+# %% ../nbs/03_files.ipynb #376a8322
 import functools, traceback
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
 from fastai.vision.all import *
 from fastcore.xtras import atomic_save
 
-# %% ../nbs/03_files.ipynb #e4f2c6dc
-_ends = {'JPEG': b'\xff\xd9', 'PNG': b'IEND'}
+# %% ../nbs/03_files.ipynb #81656762
+_marks = ((b'\xff\xd8\xff', b'\xff\xd9'), (b'\x89PNG', b'IEND'))      # how a JPEG and a PNG begin and end
 
-def _has_its_end(file, format):
+def _looks_whole(file):
     with open(file, 'rb') as f:
+        start = f.read(8)
         f.seek(-min(1024, f.seek(0, 2)), 2)
-        return _ends[format] in f.read()
+        end = f.read()
+    return any(start.startswith(a) and b in end for a,b in _marks)
 
 def reason(
     e:Exception, # Raised while `file` was read
@@ -33,9 +37,9 @@ def file_fault(
 )->str: # The reason; None if it can be read, as far as was checked
     "Why `file` cannot be read as an image"
     try:
+        if not whole and _looks_whole(file): return
         with Image.open(file) as im:
-            known = im.format in _ends
-            if not whole and (not known or _has_its_end(file, im.format)): return
+            if not whole and im.format not in ('JPEG','PNG'): return
             im.draft(im.mode, (32,32))
             im.load()
     except Exception as e: return reason(e, file)
@@ -49,16 +53,35 @@ def _fault(file, whole):
     except OSError as e: return str(e)
     return _whole_fault(str(file), st.st_mtime_ns, st.st_size)
 
-# %% ../nbs/03_files.ipynb #5bda2308
+def _faults(files, whole): return [(str(f),o) for f in files if (o := _fault(f, whole))]
+
+# %% ../nbs/03_files.ipynb #38031c07
+def bar_if_long(
+    items:list, # Anything with a length
+    seconds:float=5., # From how long on, seconds
+):
+    "`items` one by one, with a progress bar if they take longer than `seconds`"
+    began,n,bar = perf_counter(),len(items),None
+    for i,o in enumerate(items, 1):
+        yield o
+        so_far = perf_counter()-began
+        if bar is None and so_far>1 and so_far*n/i>seconds:
+            bar = progress_bar(range(n), leave=False)
+            bar.update(0)
+        if bar: bar.update(i)
+
+# %% ../nbs/03_files.ipynb #a87d5a99
 def find_faults(
     files:list, # Image files
     whole:bool=False, # Decode every image?
-    progress:bool=None, # Show a progress bar? None: for more than 20,000 files
+    progress:bool=None, # Show a progress bar? None: if it takes over 5 seconds
 )->dict: # What is wrong with each file that cannot be read
     "Check `files`, on all cores"
-    progress = ifnone(progress, len(files)>20_000)
-    faults = parallel(_fault, files, whole=whole, threadpool=True, n_workers=defaults.cpus, progress=progress)
-    return {str(f): o for f,o in zip(files, faults) if o}
+    parts = list(chunked(files, 100))
+    seconds = 5. if progress is None else -1. if progress else float('inf')
+    with ThreadPoolExecutor(defaults.cpus) as ex:
+        found = ex.map(partial(_faults, whole=whole), parts)
+        return {f: o for _ in bar_if_long(parts, seconds) for f,o in next(found)}
 
 # %% ../nbs/03_files.ipynb #a422abcd
 def raise_faults(
@@ -79,25 +102,62 @@ def check_files(
     "Raise a `ValueError` that names those of `files` that cannot be read"
     raise_faults(find_faults(files, whole))
 
-# %% ../nbs/03_files.ipynb #801a1062
-def image_file(
+# %% ../nbs/03_files.ipynb #eee1b8a3
+def wrapped(
+    t:Transform, # Any transform
+)->callable: # None if it is of a class of its own
+    "The function that `t` was made of"
+    if type(t) is not Transform: return
+    try: return t.encodes.methods[0].implementation
+    except (AttributeError,IndexError): return
+
+def opens_files(
+    t:Transform, # One of the transforms that make the first input of a dataset
+)->bool:
+    "Is it `PILImage.create`, or the same of another class, and not one's own way to read?"
+    if hasattr(t, 'image_cls'): return True      # `ReadImage`
+    create = wrapped(t)
+    cls = getattr(create, '__self__', None)
+    return isinstance(cls, type) and issubclass(cls, PILBase) and create.__func__ is PILBase.create.__func__
+
+def _path_getter(tl):
+    "What makes a path of an item of `tl`, before it is opened as an image; None if nothing does"
+    i = first(i for i,f in enumerate(tl.tfms.fs) if opens_files(f))
+    if i is None or not len(tl.items): return
+    before = tl.tfms.fs[:i]
+    def _path(o):
+        for f in before: o = f(o)
+        return o
+    return _path if isinstance(_path(next(item_rows(tl, before))), (str,Path)) else None
+
+def _named_rows(items, tfms):
+    "The rows of a DataFrame as `ColReader` reads them fastest"
+    names = items.columns
+    is_plain = tfms and isinstance(tfms[0], ColReader) and all(str(o).isidentifier() for o in names)
+    return items.itertuples(index=False) if is_plain else (row for _,row in items.iterrows())
+
+def item_rows(
+    tl:TfmdLists, # Part of a dataset
+    tfms:list=None, # What the items are given to first
+):
+    "The items of `tl`, one by one"
+    if isinstance(tl.items, pd.DataFrame): return _named_rows(tl.items, tfms)
+    items = L(tl.items, use_list=None)
+    return (items[i] for i in range_of(items)) if not isinstance(tl.items, (list,L)) else iter(items)
+
+def dataset_files(
     tl:TfmdLists, # What reads the images of a dataset
-    item:object, # One of its items
-)->str:
-    "The image file that `item` is read from, None if it is not read from one"
-    for f in tl.tfms.fs:
-        if isinstance(item, (str,Path)):
-            if Path(item).suffix.lower() in Image.registered_extensions() or os.path.isfile(item): return str(item)
-        if isinstance(item, (Tensor,ndarray,bytes,Image.Image)): return
-        item = f(item)
+)->list: # Paths, one per item; None if images do not come from files
+    "The image files that the items of `tl` are read from"
+    path = _path_getter(tl)
+    if path is not None: return [str(path(o)) for o in item_rows(tl, tl.tfms.fs)]
 
 def image_files(
     dls:DataLoaders, # Any `DataLoaders`
 )->L: # Paths; empty if images do not come from files
     "The image files that the items of `dls` are read from"
-    tls = [dl.dataset.tls[0] for dl in dls.loaders if isinstance(dl.dataset, Datasets)]
-    items = [(tl,L(tl.items, use_list=None)) for tl in tls]
-    return L(image_file(tl, os[i]) for tl,os in items for i in range_of(os)).filter().unique()
+    tls = [dl.dataset.tls[0] for dl in dls.loaders if isinstance(getattr(dl, 'dataset', None), Datasets)]
+    return L(f for tl in tls for f in dataset_files(tl) or []).unique()
 
 # %% ../nbs/03_files.ipynb #5fde452e
 @contextmanager

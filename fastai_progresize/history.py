@@ -7,20 +7,29 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/history.html.md"""
 # %% auto #0
 __all__ = ['compare_runs', 'show_runs']
 
-# %% ../nbs/13_history.ipynb #10495014
+# %% ../nbs/13_history.ipynb #2e82a089
 import itertools
 from time import perf_counter
 from fastai.vision.all import *
 from .stage import Stage, hw
 from .plan import Plan
 from .phase import draw_stages
-from .data import get_bs, image_size
+from .data import get_bs, image_size, same_random
 from .run import Run
-from .trial import unchanged
+from .trial import trial_learner
 
-# %% ../nbs/13_history.ipynb #753d52a0
+# %% ../nbs/13_history.ipynb #b5ebfb2d
+_ours = ('epoch','stage','size','bs','lr','seconds','images/s')
+
+def _metric_columns(names, values):
+    "Values by name, without the size, which is the last of its name; another metric gets a name of its own"
+    res = dict(zip(range_of(names), zip(names, values)))
+    for k in ('size','train_size','valid_size'):
+        if k in names: res.pop(len(names)-1-names[::-1].index(k))
+    return {f'{k} (metric)' if k in _ours else k: v for k,v in res.values()}
+
 class StageRecorder(Callback):
-    "Keep a row per epoch of a run that follows `plan`, as the DataFrame `learn.stage_history`"
+    "Keep a row per epoch of a run that follows `plan`, as `learn.stage_rows`"
     order = Recorder.order+1
     def __init__(self,
         plan:Plan, # The plan of the run
@@ -33,8 +42,7 @@ class StageRecorder(Callback):
     def before_epoch(self):
         self.index = self.plan.stage_at(self.epoch)
         if self.rows is None:
-            old = self.learn.__dict__.get('stage_history')
-            rows = [] if old is None or self.epoch==0 else old.to_dict('records')
+            rows = self.learn.__dict__.get('stage_rows', [])
             self.rows = [r for r in rows if r['epoch']<self.epoch]
         self.began,self.seconds,self.n_images,self.top_lr = perf_counter(),0.,0,0.
 
@@ -47,15 +55,15 @@ class StageRecorder(Callback):
         self.top_lr = max(self.top_lr, self.opt.hypers[-1]['lr'])
 
     def after_epoch(self):
-        "Add the row of this epoch to `learn.stage_history`"
+        "Add the row of this epoch to `learn.stage_rows`"
         names,values = [o for o in self.recorder.metric_names[1:] if o!='time'],self.recorder.values[-1]
         if self.recorder.cancel_train: names = names[len(names)-len(values):]
         row = dict(epoch=self.epoch, stage=self.index, size=self.size, bs=get_bs(self.dls), lr=self.top_lr)
-        row |= {k:v for k,v in zip(names, values) if k not in ('size','train_size','valid_size')}
+        row |= _metric_columns(names, values)
         speed = self.n_images/self.seconds if self.seconds else np.nan
         row |= {'seconds': perf_counter()-self.began, 'images/s': speed}
         self.rows.append(row)
-        self.learn.stage_history = pd.DataFrame(self.rows)
+        self.learn.stage_rows = self.rows
 
     @property
     def size(self):
@@ -66,15 +74,20 @@ class StageRecorder(Callback):
         "The size as a metric, for tables and logs: a number, the height of rectangles"
         return ValueMetric(lambda: hw(self.size)[0], 'size')
 
-# %% ../nbs/13_history.ipynb #e1200073
+@patch(as_prop=True)
+def stage_history(self:Learner)->pd.DataFrame: # A row per epoch
+    "Stage, size, bs, lr, losses, metrics, seconds and images/s of the epochs of `fit_progressive`; empty before"
+    return pd.DataFrame(self.__dict__.get('stage_rows', []))
+
+# %% ../nbs/13_history.ipynb #101968db
 @patch
 def plot_stages(self:Learner,
     metrics:list=None, # Names of metrics to plot; None: all of them
     figsize:tuple=None, # Size of the figure, inches; None: by the number of plots
 )->list: # matplotlib axes, losses first
     "Plot losses and metrics of `stage_history` over the run, with the sizes behind"
-    df = self.__dict__.get('stage_history')
-    if df is None or df.empty: raise ValueError("There is no history yet: train with `fit_progressive` first")
+    df = self.stage_history
+    if df.empty: raise ValueError("There is no history yet: train with `fit_progressive` first")
     known = list(df.columns[df.columns.get_loc('lr')+1:-2])
     losses = [o for o in known if o in ('train_loss','valid_loss')]
     metrics = [o for o in known if o not in losses] if metrics is None else listify(metrics)
@@ -115,21 +128,12 @@ def show_runs(
     "`compare_runs` in few digits"
     return df.apply(lambda c: c.map(lambda o: '' if o!=o else _format(c.name).format(o)))
 
-# %% ../nbs/13_history.ipynb #8a9587d9
+# %% ../nbs/13_history.ipynb #92005a66
 def _recalibrate(learn, dl, n_batch):
     "BatchNorm's statistics of `n_batch` batches of `dl`"
     if dl.n_inp>1: raise ValueError(f"recalibrate=True is for models with one input, not {dl.n_inp}: omit it")
     device = next(learn.model.parameters()).device
     torch.optim.swa_utils.update_bn(itertools.islice(dl, n_batch), learn.model, device)
-
-@contextmanager
-def _kept_records(recorder):
-    "Give `recorder` its values back, which `validate` replaces"
-    own = dict(recorder.__dict__)
-    try: yield
-    finally:
-        recorder.__dict__.clear()
-        recorder.__dict__.update(own)
 
 def _best(col): return col.idxmin() if re.search('loss|error', col.name) else col.idxmax()     # as trackers compare
 
@@ -145,7 +149,7 @@ def _plot_sizes(df, own):
         ax.set(xlabel='size, px', ylabel=k)
         ax.legend(fontsize='small')
 
-# %% ../nbs/13_history.ipynb #bb8f376c
+# %% ../nbs/13_history.ipynb #92b9e94d
 @patch
 def validate_sizes(self:Learner,
     sizes:list, # Sizes to validate at, px, ints or (height, width)
@@ -161,11 +165,11 @@ def validate_sizes(self:Learner,
     run = Run(self, [Stage(o, 1) for o in L(sizes)], bs=bs, get_dls=get_dls, fast=fast)
     run.check()
     names = ['valid_loss', *L(self.metrics).attrgot('name')]
-    with _kept_records(self.recorder), unchanged(self):
-        for s in run.plan:
+    with same_random(), trial_learner(self, self.dls) as trial:
+        for s in progress_bar(run.plan.stages, leave=False):
             dls = run.dls_at(s)
-            if recalibrate: _recalibrate(self, dls.train, n_batch)
-            rows[s.size] = dict(zip(names, self.validate(dl=dls.valid)))
+            if recalibrate: _recalibrate(trial, dls.train, n_batch)
+            rows[s.size] = dict(zip(names, trial.validate(dl=dls.valid)))
     df = pd.DataFrame.from_dict(rows, orient='index').rename_axis('size')
     found = {k: _best(df[k]) for k in names}
     df['best'] = [', '.join(k for k in names if found[k]==o) for o in df.index]

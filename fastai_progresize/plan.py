@@ -14,7 +14,7 @@ from fastai.vision.all import *
 from .stage import Stage, check_aug, check_count, check_fit, check_lr, default_shares, default_sizes
 from .stage import hw, is_list, is_number, scratch_fit, share_epochs, short_size, whole_fits
 
-# %% ../nbs/01_plan.ipynb #341a454d
+# %% ../nbs/01_plan.ipynb #cb3ba648
 def _per_size(name, o, n):
     o = list(o) if is_list(o) else [o]*n
     if len(o)!=n: raise ValueError(f"{name} has {len(o)} values for {n} sizes: pass one value, or one for each size")
@@ -27,6 +27,17 @@ def _growing(sizes):
     if any(a>=b for a,b in zip(pixels, pixels[1:])):
         raise ValueError(f"sizes={sizes} do not grow: pass the smallest first, or a list of `Stage`s, which may shrink")
     return sizes
+
+def _check_meant(n_epoch, sizes):
+    "Raise a `ValueError` for numbers of epochs that look like sizes"
+    if sizes is not None or not is_list(n_epoch) or len(n_epoch)<2: return
+    if all(o>=32 and o%8==0 for o in n_epoch) and all(a<b for a,b in zip(n_epoch, n_epoch[1:])):
+        raise ValueError(f"n_epoch={tuple(n_epoch)} would be {sum(n_epoch)} epochs, and looks like sizes: pass"
+                         f" `n_epoch` and sizes={tuple(n_epoch)}; if they are epochs, pass their `sizes` too")
+
+def _plain_list(o):
+    "Lists in place of arrays and ranges"
+    return o.tolist() if isinstance(o, (ndarray,Tensor)) else list(o) if isinstance(o, (range,pd.Series)) else o
 
 def _stage_list(n_epoch):
     "The `Stage`s that `n_epoch` is made of, None if it is made of numbers"
@@ -49,11 +60,15 @@ def _take_freeze(s):
     f = min(s.freeze_epochs, s.n_epoch-1) if s.fit=='fine_tune' else 0
     return replace(s, n_epoch=s.n_epoch-f, freeze_epochs=f)
 
+def _base_lr(lr):
+    "What `fine_tune` takes of `lr`: that of the last layers"
+    return lr.stop if isinstance(lr, slice) else lr
+
 def _later_lr(lr):
     "A third of `lr`, for the stages after the first"
     return slice(lr.start and lr.start/3, lr.stop/3) if isinstance(lr, slice) else lr and lr/3
 
-# %% ../nbs/01_plan.ipynb #e39bc6b9
+# %% ../nbs/01_plan.ipynb #42ad1215
 _cycle = ('pct_start','div','div_final','lr_mult')
 
 def _check_cycle(pct_start, **kwargs):
@@ -75,6 +90,7 @@ def _make_stages(n_epoch, sizes, size, bs, lr_max, freeze_epochs):
     if is_list(n_epoch) and (stages := _stage_list(n_epoch)):
         if sizes is not None: raise ValueError(f"sizes={sizes}: the `Stage`s have their own sizes, pass either")
     else:
+        _check_meant(n_epoch, sizes)
         if sizes is None and size is None: return []
         most = len(n_epoch) if is_list(n_epoch) else n_epoch
         sizes = default_sizes(size, most) if sizes is None else _growing(sizes)
@@ -95,7 +111,7 @@ def _with_aug(stages, aug):
     strengths = np.linspace(*aug, max(2, len(stages)))[-len(stages):] if stages else []
     return [replace(s, aug=ifnone(s.aug, round(float(o), 4))) for s,o in zip(stages, strengths)]
 
-# %% ../nbs/01_plan.ipynb #90e735be
+# %% ../nbs/01_plan.ipynb #7b5c0bd1
 class Plan:
     "What happens when in a run. Raises `ValueError` for a plan that cannot be trained"
     def __init__(self,
@@ -115,6 +131,8 @@ class Plan:
     ):
         args = {k:v for k,v in locals().items() if k!='self'}
         if isinstance(n_epoch, Plan): return self._copy(**args)
+        args = {k: _plain_list(v) for k,v in args.items()}
+        n_epoch,sizes,size,bs,lr_max = (args[k] for k in ('n_epoch','sizes','size','bs','lr_max'))
         self.fit,self.cycle = fit,{k: args[k] for k in _cycle}
         if fit is not None: check_fit(fit)
         _check_cycle(**self.cycle)
@@ -185,14 +203,15 @@ def filled(self:Plan,
 @patch
 def _closed(self:Plan, size, frozen):
     "The plan with its stages and its fit"
-    fit = self.fit or ('fine_tune' if frozen else scratch_fit)
-    return Plan(**{**self.open_args, 'size':ifnone(self.open_args['size'], size), 'fit':fit})
+    args = {**self.open_args, 'size':ifnone(self.open_args['size'], size)}
+    args['fit'] = self.fit or ('fine_tune' if frozen else scratch_fit)
+    if self.fit is None and frozen: args['lr_max'] = _base_lr(args['lr_max'])
+    return Plan(**args)
 
 @patch
 def _with_lr(self:Plan, stage, lr):
     if self.single or stage.lr is not None: return stage
-    if stage.fit=='fine_tune' and isinstance(lr, slice): lr = lr.stop
-    return replace(stage, lr=lr)
+    return replace(stage, lr=_base_lr(lr) if stage.fit=='fine_tune' else lr)
 
 # %% ../nbs/01_plan.ipynb #13386236
 @patch(as_prop=True)

@@ -7,25 +7,24 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/preflight.html.md"""
 # %% auto #0
 __all__ = ['Preflight']
 
-# %% ../nbs/14_preflight.ipynb #812fbcbd
+# %% ../nbs/14_preflight.ipynb #351962a1
 import gc
 from dataclasses import replace
 from time import perf_counter
 from fastai.vision.all import *
 from .stage import Stage, is_list, is_number, short_size
 from .plan import Plan
+from .files import name_unreadable
 from .data import same_random
 from .distrib import on_rank0
 from .run import Run, check_names
-from .trial import try_stage, try_step
+from .trial import is_out_of_memory, try_stage, try_step
 
-# %% ../nbs/14_preflight.ipynb #a59c6276
-def is_out_of_memory(
-    e:Exception, # Raised by a training step
-)->bool:
-    "Is it an out-of-memory error, of a GPU or of the CPU?"
-    if isinstance(e, (torch.OutOfMemoryError,MemoryError)): return True
-    return isinstance(e, RuntimeError) and bool(re.search("out of memory|can't allocate memory", str(e)))
+# %% ../nbs/14_preflight.ipynb #8315ead3
+def _free_memory():
+    "Give back what trials have left, in Python's cycles and in the cache of the GPU"
+    gc.collect()
+    if torch.cuda.is_available(): torch.cuda.empty_cache()
 
 @patch
 def fitting(self:Run,
@@ -34,16 +33,15 @@ def fitting(self:Run,
     **kwargs # Of `attempt`
 )->tuple: # The `Stage` with the bs that fits, what `attempt` returned, and the error at a larger bs or None
     "Try a stage, with half the bs as often as memory runs out. Raises `ValueError` if not even one image fits"
-    error,unfreeze = None,any(s.fit=='fine_tune' for s in self.plan)
+    error = None
     while True:
         try:
             with same_random(): dls = self.stage_dls(stage)
-            return stage,attempt(self.learn, dls, self.cbs, unfreeze, **kwargs),error
+            with name_unreadable(self.learn): return stage,attempt(self.learn, dls, **self.trial, **kwargs),error
         except Exception as e:
             if not is_out_of_memory(e): raise
             error = str(e).split('\n')[0]
-        gc.collect()
-        if torch.cuda.is_available(): torch.cuda.empty_cache()
+        _free_memory()
         if stage.bs==1:
             raise ValueError(f"Not even one image of {short_size(stage.size)} px fits in memory ({error}): pass smaller"
                              " `sizes`, or a smaller model")
@@ -68,6 +66,7 @@ def tried(self:Run,
             raise ValueError(f"bs={s.bs} at {s.size} px does not fit in memory ({error}), bs={fits.bs} does: pass"
                              f" bs={fits.bs} for this size, or bs='auto'")
         res[s.size,s.bs] = fits.bs,result
+    _free_memory()
     return res
 
 @patch

@@ -114,14 +114,17 @@ class Stage:
         "Pixels of an image"
         return math.prod(hw(self.size))
 
-# %% ../nbs/00_stage.ipynb #d999b06f
+# %% ../nbs/00_stage.ipynb #34d15bda
 def default_sizes(
     size:int|tuple, # Final size, px
     n:int=3, # Number of sizes, at most
 )->list: # Sizes in px, smallest first and `size` last
     "Up to three sizes, ending at `size`: half of it, three quarters of it, all of it"
-    step = 16 if min(hw(size))>=128 else 4
-    def _part(by): return [min(max(step, int(by*o)//step*step), o) for o in hw(size)]
+    short,long = sorted(hw(size))
+    step = 16 if short>=128 else 4
+    def _part(by):
+        new = min(max(step, int(by*short)//step*step), short)
+        return [new if o==short else min(round(long*new/short/4)*4, long) for o in hw(size)]
     sizes = list(L(_part(.5), _part(.75), size).map(short_size).unique())
     return sizes if len(sizes)<=n else sizes[:n-1] + sizes[-1:]
 

@@ -7,8 +7,10 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/state.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/15_state.ipynb #9075e338
+# %% ../nbs/15_state.ipynb #47e9a403
+from enum import Enum
 from fastai.vision.all import *
+from fastai.callback.core import _events
 from fastai.callback.training import GradientAccumulation
 from .files import whole_file
 from .distrib import all_ranks
@@ -85,14 +87,109 @@ def cb_state(
 def set_cb_state(
     cb:Callback, # A callback after its `before_fit`
     state:dict, # From `cb_state`
+    put:callable=noop, # Moves tensors to the model's device, where the run was on another kind; fastai's own stay
 ):
     "Let `cb` continue from `state`"
-    if _has_state_dict(cb): return cb.load_state_dict(state)
+    if _has_state_dict(cb): return cb.load_state_dict(put(state))
     for k,v in state.items():
         if k!='smooth_loss': setattr(cb, k, _grow(v))
     if isinstance(cb, Recorder):
         cb.smooth_loss.count,cb.smooth_loss.val = state['smooth_loss']
         cb.values = L(cb.values).map(L)
+
+# %% ../nbs/15_state.ipynb #1b3ea57c
+_not_ours = re.compile(r'(?!fastai\.(callback|learner|distributed)|fastai_progresize|accelerate)')
+
+def is_own(
+    cb:Callback, # Any callback
+)->bool:
+    "Is it neither fastai's nor has it a `state_dict`?"
+    return bool(_not_ours.match(type(cb).__module__)) and not has_state(cb)
+
+_simple = (int,float,bool,str,type(None),np.generic)
+
+def _can_keep(v):
+    if isinstance(v, dict): return type(v) is dict and all(map(_can_keep, (*v.keys(),*v.values())))
+    if isinstance(v, (list,tuple)): return all(map(_can_keep, v))
+    if isinstance(v, ndarray): return v.dtype!=object
+    return isinstance(v, (*_simple,Tensor,nn.Module,Metric))
+
+def _own_attrs(cb):
+    "The attributes of `cb` that are not of the Learner: its model is kept already"
+    parts = {id(o) for o in (*cb.learn.model.modules(),*cb.learn.model.parameters())}
+    return {k: v for k,v in cb.__dict__.items() if k not in ('learn',*_events) and id(v) not in parts}
+
+_settings = (Path,bytes,frozenset,Enum,re.Pattern,DataLoaders,Learner,Callback)
+
+def _is_setting(v): return callable(v) or isinstance(v, _settings)
+
+def lost_attrs(
+    cb:Callback, # In a `fit`
+)->list: # Names of attributes
+    "What `cb` has that cannot be kept, and may change"
+    return [k for k,v in _own_attrs(cb).items() if not _can_keep(v) and not _is_setting(v)]
+
+def _value(v):
+    if isinstance(v, nn.Module): return v.state_dict()
+    return _values(v.__dict__) if isinstance(v, Metric) else v
+
+def _values(attrs): return {k: _value(v) for k,v in attrs.items() if _can_keep(v)}
+
+def simple_values(
+    cb:Callback, # Any callback
+)->dict: # By name
+    "Numbers and texts in attributes of `cb`: what it was given, before a run"
+    return {k: v for k,v in cb.__dict__.items() if isinstance(v, _simple)}
+
+def own_values(
+    cb:Callback, # In a `fit`
+    before:dict, # Its `simple_values` before the run
+)->dict: # By name
+    "What `cb` keeps in its attributes, without what it was given"
+    def _is_given(k, v): return k in before and type(v) is type(before[k]) and v==before[k]
+    return {k: v for k,v in _values(_own_attrs(cb)).items() if not _is_given(k, v)}
+
+def _put(holder, k, v):
+    now = holder.get(k)
+    if isinstance(now, nn.Module): load_module(now, v)
+    elif isinstance(now, Metric):
+        for o in v: _put(now.__dict__, o, v[o])
+    elif isinstance(now, Tensor) and isinstance(v, Tensor) and now.shape==v.shape:
+        with torch.no_grad(): now.copy_(v)
+    elif isinstance(now, ndarray): holder[k] = v.cpu().numpy()
+    else: holder[k] = v
+
+def loss_values(
+    loss:callable, # A loss function
+)->dict: # By name
+    "What `loss` keeps: parameters and buffers of a module, numbers, texts and tensors in its attributes"
+    res = {k: v for k,v in _values(getattr(loss, '__dict__', {})).items() if k[:1]!='_'}
+    return {**res, 'state_dict': loss.state_dict()} if isinstance(loss, nn.Module) else res
+
+def set_loss_values(
+    loss:callable, # The loss function of the run that goes on
+    values:dict, # From `loss_values`
+):
+    "Let `loss` continue with `values`"
+    for k,v in values.items():
+        if k=='state_dict': load_module(loss, v)
+        elif k in loss.__dict__: _put(loss.__dict__, k, v)
+
+def load_module(
+    module:nn.Module, # Any module
+    state:dict, # Its `state_dict`, as plain values
+):
+    "Load `state`, with the versions of the module's parts, which plain values do not have"
+    state = collections.OrderedDict(state)
+    state._metadata = module.state_dict()._metadata
+    module.load_state_dict(state)
+
+def set_own_values(
+    cb:Callback, # In a `fit`, after its `before_fit`
+    values:dict, # From `own_values`
+):
+    "Let `cb` continue with `values`"
+    for k,v in values.items(): _put(cb.__dict__, k, v)
 
 # %% ../nbs/15_state.ipynb #e90f5d98
 def _stateful(learn):
@@ -118,9 +215,10 @@ def _set_grad(p, g, device):
     if isinstance(g, int): p.grad = torch.zeros_like(p)
     else: p.grad = None if g is None else g.to(device)
 
-# %% ../nbs/15_state.ipynb #07bda8ae
+# %% ../nbs/15_state.ipynb #4b459813
 def run_state(
     learn:Learner, # In training, at the end of an epoch
+    before:dict={}, # `simple_values` before the run, by the name of a callback
 )->dict:
     "All that the next epoch depends on, as plain values, no copies: save them before the next batch"
     model,scaler = get_model(learn.model),getattr(learn, 'scaler', None)
@@ -128,13 +226,15 @@ def run_state(
     return plain(dict(
         epoch=learn.epoch+1,
         model=model.state_dict(),
+        loss=loss_values(learn.loss_func),
         opt=learn.opt.state_dict(),
         frozen_idx=getattr(learn.opt, 'frozen_idx', None),
         grads=[_grad_state(p) for p in model.parameters()],
         scaler=scaler and scaler.state_dict(),
         cbs=[(o.name,s) for o,s in _stateful(learn)],
+        own={o.name: own_values(o, before.get(o.name, {})) for o in learn.cbs if is_own(o)},
         csv=[(cb.path/cb.fname).read_text() for cb in _loggers(learn)],
-        history=learn.stage_history.to_dict('records'),
+        history=learn.stage_rows,
         random=all_ranks(rngs)))
 
 def set_run_state(
@@ -143,15 +243,18 @@ def set_run_state(
 ):
     "Put `learn` to the end of the epoch that `state` was taken at"
     model = get_model(learn.model)
-    model.load_state_dict(state['model'])
-    device = next(model.parameters()).device
-    learn.opt.load_state_dict(to_device(state['opt'], device))
+    device,saved = next(model.parameters()).device,first(state['model'].values()).device
+    put = noop if saved.type==device.type else partial(to_device, device=device)
+    load_module(model, state['model'])
+    set_loss_values(learn.loss_func, put(state.get('loss', {})))
+    learn.opt.load_state_dict(put(state['opt']))
     if state['frozen_idx'] is not None: learn.opt.freeze_to(state['frozen_idx'])
     for p,g in zip(model.parameters(), state['grads']): _set_grad(p, g, device)
     if state['scaler'] and getattr(learn, 'scaler', None): learn.scaler.load_state_dict(state['scaler'])
-    for (cb,_),(_,s) in zip(_stateful(learn), state['cbs']): set_cb_state(cb, to_device(s, device))
+    for (cb,_),(_,s) in zip(_stateful(learn), state['cbs']): set_cb_state(cb, s, put)
+    for cb in filter(is_own, learn.cbs): set_own_values(cb, put(state.get('own', {}).get(cb.name, {})))
     for cb,text in zip(_loggers(learn), state['csv']): _put_csv(cb, text)
-    learn.stage_history = pd.DataFrame(state['history'])
+    learn.stage_rows = state['history']
     rngs = state['random'][rank_distrib()]
     for dl,s in zip(learn.dls.loaders, rngs['loaders']):
         if s: _rng(dl).setstate(s)

@@ -1,7 +1,9 @@
 import matplotlib; matplotlib.use('agg')
-import pytest
+import pytest, torch
 from fastai_progresize.fast.loaders import get_dls
 from fastai_progresize.samples import glyphs
+
+torch.backends.cudnn.deterministic = True      # equal to the last bit on a GPU too
 
 @pytest.fixture(scope='session')
 def path(tmp_path_factory): return glyphs(24, 10, path=tmp_path_factory.mktemp('data'))

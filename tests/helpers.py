@@ -34,7 +34,7 @@ def small_learner(dls, groups=1, frozen=False, model=small_model, **kwargs):
     if frozen: learn.freeze()
     return learn
 
-def weights(learn): return {k: v.detach().clone() for k,v in learn.model.state_dict().items()}
+def weights(learn): return {k: v.detach().cpu().clone() for k,v in learn.model.state_dict().items()}
 def same_weights(a, b): return a.keys()==b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 def new_learner(path, groups, cbs=(), folder=None, num_workers=0, **kwargs):
@@ -54,10 +54,9 @@ def run(learn, fit='fine_tune', **kwargs):
 class StopAt(Callback):
     "Interrupt the training at one of its batches"
     order,run_valid = 10_000,False
-    def __init__(self, n, error=KeyboardInterrupt): self.n,self.error,self.seen = n,error,0
+    def __init__(self, n, error=KeyboardInterrupt): self.n,self.error,self.tick = n,error,itertools.count(1).__next__
     def after_batch(self):
-        self.seen += 1
-        if self.seen==self.n: raise self.error
+        if self.tick()==self.n: raise self.error      # a count that no checkpoint keeps
 
 bin_dir = Path(sys.executable).parent
 

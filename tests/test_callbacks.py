@@ -180,7 +180,7 @@ def test_interrupt(dls, tmp_path, epoch, frozen, exc):
     assert list(learn.cbs)==cbs and list(learn.metrics)==metrics
     assert [p.requires_grad for p in learn.model.parameters()]==grads and learn.opt.frozen_idx==idx
     assert log.file.closed and len(pd.read_csv(tmp_path/'history.csv'))==epoch
-    assert len(learn.__dict__.get('stage_history', []))==epoch
+    assert len(learn.stage_history)==epoch
     assert epoch==0 or not same_weights(weights(learn), start)
     learn.fit_progressive(2, sizes=(32,48))                  # and it trains again
     assert len(learn.stage_history)==2

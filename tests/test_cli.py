@@ -48,7 +48,7 @@ def test_fit_killed_and_resumed(path, tmp_path, capsys):
     assert code==1 and 'bad.jpg cannot be read as an image' in says
 
 @pytest.mark.parametrize('args,says', [
-    (['--arch','resnet1'], "arch='resnet1' is no model of fastai or torchvision"),
+    (['--arch','resnet1'], "arch='resnet1' is no model of fastai, torchvision or timm"),
     (['--sizes','48,32'], 'sizes=[48, 32] do not grow'),
     (['--sizes','a,b'], "sizes='a,b': pass numbers"),
     (['--epochs','1','--sizes','32,48'], 'pass at least 2 epochs'),

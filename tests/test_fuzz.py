@@ -70,7 +70,7 @@ def fuzzed(path, n):
                 learn.fit_progressive(as_stages(n_epoch), sizes, **args)
             except ValueError as e:
                 assert Batches.n==0 and same_weights(before, weights(learn)), e
-                assert learn.dls is own and list(learn.cbs)==cbs and not hasattr(learn, 'stage_history'), e
+                assert learn.dls is own and list(learn.cbs)==cbs and learn.stage_history.empty, e
                 assert str(e).strip() and 'Exception occured' not in str(e)
                 trained.append(0)
             else:

@@ -259,7 +259,7 @@ def test_fastai_works_as_usual(path, tmp_path):
     assert (a-b).abs().max()<.02
     assert learn.get_preds(dl=learn.dls.test_dl([fn, str(fn)]))[0].shape==(2,10)
     learn.export(tmp_path/'a.pkl')
-    assert torch.equal(load_learner(tmp_path/'a.pkl').predict(fn)[2], a)
+    assert (load_learner(tmp_path/'a.pkl').predict(fn)[2]-a).abs().max()<.02  # with fastai's own transforms
     seen = learn.dls.valid.one_batch()[0]
     assert torch.equal(seen, learn.dls.valid.one_batch()[0])                  # nothing random in validation
 

@@ -7,9 +7,9 @@ package = Path(__file__).parent.parent/'fastai_progresize'
 names = ['Checkpoint', 'Plan', 'Preflight', 'ProgressiveResize', 'ProgressiveSchedule', 'Stage', 'compare_runs',
          'default_sizes', 'find_faults', 'get_dls', 'presize_images', 'read_checkpoint', 'show_runs', 'show_stages']
 
-order = ['stage', 'plan', 'phase', 'files', 'data', 'fast.copies', 'fast.read', 'fast.augment', 'fast.loaders', 'check',
-         'distrib', 'run', 'trial', 'history', 'preflight', 'state', 'checkpoint', 'learner', 'all', 'samples',
-         'book', 'cli']
+order = ['stage', 'plan', 'phase', 'files', 'data', 'fast.copies', 'fast.read', 'fast.augment', 'fast.loaders',
+         'trial', 'check', 'distrib', 'run', 'history', 'preflight', 'state', 'checkpoint', 'learner', 'all',
+         'samples', 'book', 'cli']
 
 def python(code):
     "What `code` prints in a process of its own"
@@ -90,7 +90,8 @@ for k in sorted(before.keys() | after.keys()):
     if before.get(k)!=after.get(k): print(k)
 '''
     added = [f'fastai.data.core.DataLoaders.{o}' for o in ('at_size','fast','with_aug')]
-    added += [f'fastai.learner.Learner.{o}' for o in ('fit_progressive','plot_stages','preflight','validate_sizes')]
+    added += [f'fastai.learner.Learner.{o}' for o in ('fit_progressive','plot_stages','preflight','stage_history',
+                                                        'validate_sizes')]
     assert python(code)==added
 
 def test_snapshot_sees_changes():

@@ -26,7 +26,7 @@ def test_nothing_changes(path):
     learn = learner(path, 2, frozen=True)
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
     learn.model[0][0].eval()
-    learn.model[1][2].bias.grad = torch.ones(10)
+    learn.model[1][2].bias.grad = torch.ones_like(learn.model[1][2].bias)
     before,opt = weights(learn),deepcopy(learn.opt.state_dict())
     def state():
         params = list(learn.model.parameters())
@@ -63,7 +63,7 @@ def test_out_of_memory(path):
     with pytest.raises(ValueError) as e: learn.preflight(**three_sizes)
     assert str(e.value)==("bs=16 at 48 px does not fit in memory (CUDA out of memory. Tried to allocate 2.00 GiB), bs=4"
                           " does: pass bs=4 for this size, or bs='auto'")
-    assert same_weights(before, weights(learn)) and not hasattr(learn, 'stage_history')
+    assert same_weights(before, weights(learn)) and learn.stage_history.empty
     with pytest.raises(ValueError, match='Not even one image of 48 px fits in memory .* smaller `sizes`'):
         most_learner(path, .9).preflight(**three_sizes)
 

@@ -105,7 +105,7 @@ def test_with_aug(path, by):
 def test_no_aug(path):
     "At strength 0, training images are as in validation but for flips"
     dls = get_dls(48, 8, path, num_workers=0, do_flip=False, presize=48)
-    img = TensorImage((torch.rand(2,3,48,48)*255).byte())
+    img = TensorImage((torch.rand(2,3,48,48)*255).byte()).to(dls.device)
     def _run(pipe, split_idx):
         pipe.split_idx = split_idx
         return pipe(img.clone())

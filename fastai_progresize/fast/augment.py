@@ -31,7 +31,7 @@ def crop_zoom(
     draw = partial(_draw_zoom, min_scale=min_scale, max_scale=max_scale, batch=batch)
     return Zoom(draw=draw, p=1., batch=batch, **kwargs)
 
-# %% ../../nbs/07_augment.ipynb #493c4f68
+# %% ../../nbs/07_augment.ipynb #99b154af
 def homography(
     mat:Tensor, # Affine matrix of each image, (images, 2, 3)
     warps:list, # Coordinate transforms of `Warp`, which come after
@@ -56,6 +56,13 @@ def _project(mat, size, align_corners):
     den = _row(2)
     return torch.stack([_row(0)/den, _row(1)/den], dim=3)
 
+def _plain_zoom(f):
+    "fastai's zoom as far as the random crop `f`; any other as it is"
+    draw = getattr(f, 'keywords', {}).get('draw')
+    if getattr(draw, 'func', None) is not _draw_zoom: return f
+    far = {k: draw.keywords[v]**-.5 for k,v in dict(min_zoom='max_scale', max_zoom='min_scale').items()}
+    return partial(f, draw=None, **far)
+
 def _is_warp(f): return hasattr(f, 'orig_pts') and hasattr(f, 'targ_pts')
 
 class AffineOnce(AffineCoordTfm):
@@ -73,6 +80,12 @@ class AffineOnce(AffineCoordTfm):
         coords = _project(mat, self.size, self.align_corners)
         return type(x)(F.grid_sample(x.as_subclass(Tensor), coords, self.mode, self.pad_mode, self.align_corners))
 
+    def to_fastai(self):
+        "fastai's own"
+        affs = L(self.aff_fs).map(_plain_zoom)
+        modes = self.mode,self.pad_mode,self.mode_mask,self.align_corners
+        return AffineCoordTfm(affs, self.coord_fs, self.size, *modes)
+
 # %% ../../nbs/07_augment.ipynb #28e1035a
 def get_presize(
     size:int|tuple, # Size of the batch, px
@@ -89,7 +102,7 @@ def presize_keep(
     "The share of the presize that is as sharp in validation, where nothing is cropped, as in training"
     return (min_scale*max_scale)**.12
 
-# %% ../../nbs/07_augment.ipynb #b5699749
+# %% ../../nbs/07_augment.ipynb #92c1d826
 class Presize(Resize):
     "`Resize` to `size` in training, in validation to a share `keep` of it"
     def __init__(self,
@@ -111,6 +124,11 @@ class Presize(Resize):
 
     def encodes(self, x:TensorBase): return x    # labels: fastai searches for a method per item
     def encodes(self, x:TensorBBox|TensorPoint): return Resize.encodes(self, x)
+
+    def to_fastai(self):
+        "fastai's own, as in validation"
+        w,h = (round(o*self.keep) for o in self.train_size)
+        return Resize((h,w), self.method, self.pad_mode, (self.mode,self.mode_mask))
 
 # %% ../../nbs/07_augment.ipynb #b83949ab
 _item_sizers = (Resize,RandomResizedCrop,RandomCrop,CropPad,RatioResize)

@@ -12,7 +12,7 @@ import errno, hashlib
 from fastai.vision.all import *
 from ..files import raise_faults, reason, whole_file
 
-# %% ../../nbs/05_copies.ipynb #8ed943e7
+# %% ../../nbs/05_copies.ipynb #6fb9c4cc
 def presized_file(
     fn:str|Path, # An image file
     cache:Path, # Folder of copies of one size
@@ -38,9 +38,9 @@ def _presize_image(fn, size, cache):
         if os.path.exists(dest): return
         with Image.open(fn) as im:
             w,h = im.size
-            small = _small_copy(im, size)
+            exif,small = im.info.get('exif', b''),_small_copy(im, size)
         if small is None: return
-        with whole_file(Path(dest)) as f: small.save(f, 'JPEG', quality=95, comment=f'{w}x{h}')
+        with whole_file(Path(dest)) as f: small.save(f, 'JPEG', quality=95, comment=f'{w}x{h}', exif=exif)
     except Exception as e:
         if getattr(e, 'errno', None) in _disk_errors: raise
         return reason(e, fn)

@@ -51,7 +51,31 @@ def fast_works()->bool:
              f" ({type(e).__name__}: {e}); images are loaded by fastai alone")
         return False
 
-# %% ../../nbs/08_loaders.ipynb #a6b2a8c1
+# %% ../../nbs/08_loaders.ipynb #bfa2dcfe
+def _to_fastai(p):
+    return Pipeline([t.to_fastai() if hasattr(t, 'to_fastai') else t for t in p.fs], split_idx=p.split_idx)
+
+def _export_dl(dl):
+    "`dl` without items, with fastai's own transforms"
+    res = dl.new(dl.dataset.new_empty())
+    if not isinstance(res, TfmdDL): return res
+    if isinstance(res.dataset, Datasets):
+        for tl in res.dataset.tls: tl.tfms = _to_fastai(tl.tfms)
+    for k in ('after_item','after_batch'): setattr(res, k, _to_fastai(getattr(res, k)))
+    return res
+
+class FastDataLoaders(DataLoaders):
+    "`DataLoaders` that load fast, and are exported as fastai's own of the same size and geometry"
+    def new_empty(self):
+        "fastai's own `DataLoaders` without items"
+        return DataLoaders(*map(_export_dl, self.loaders), path=self.path, device=self.device)
+
+def _as_fast(dls, loaders):
+    "`dls` as `FastDataLoaders`, with `loaders` in place of its own"
+    res = FastDataLoaders(*loaders)
+    res.__dict__.update({**dls.__dict__, 'loaders': res.loaders})
+    return res
+
 def _quick_tensors(fs): return [ScaledToTensor() if type(t) is ToTensor else t for t in fs]
 
 def _fast_tfms(dl, keep):
@@ -75,7 +99,7 @@ def _copies(tfms, files, cache):
                          " be: omit it, or use `get_dls(..., cache=True)`")
     return presize_images(files, max(getattr(resize, 'train_size', resize.size)), None if cache is True else cache)
 
-# %% ../../nbs/08_loaders.ipynb #14f11c6f
+# %% ../../nbs/08_loaders.ipynb #62628ee1
 @patch
 def fast(self:DataLoaders,
     cache:bool|str|Path=False, # Keep small copies of large images (`presize_images`)? True, or a folder for them
@@ -84,10 +108,8 @@ def fast(self:DataLoaders,
     if not fast_works(): return self
     tfms = [_fast_tfms(dl, keep=1. if cache else None) if isinstance(dl, TfmdDL) else {} for dl in self.loaders]
     copies = _copies(tfms[0]['after_item'].fs if tfms[0] else [], image_files(self), cache) if cache else None
-    res = copy(self)
-    res.loaders = [copy_dl(dl, dataset=read_scaled(dl.dataset, copies), **t) if isinstance(dl, TfmdDL) else dl
-                   for dl,t in zip(self.loaders, tfms)]
-    return res
+    return _as_fast(self, [copy_dl(dl, dataset=read_scaled(dl.dataset, copies), **t) if isinstance(dl, TfmdDL) else dl
+                           for dl,t in zip(self.loaders, tfms)])
 
 # %% ../../nbs/08_loaders.ipynb #495fc6ea
 def _image_files(path, folders): return get_image_files(path, folders=folders).sorted()
@@ -115,7 +137,7 @@ def folder_block(
     splitter = GrandparentSplitter(valid_name=valid) if valid else partial(seeded_split, seed=seed)
     return DataBlock((ImageBlock, CategoryBlock), get_items=get_items, splitter=splitter, get_y=parent_label)
 
-# %% ../../nbs/08_loaders.ipynb #dbc6411d
+# %% ../../nbs/08_loaders.ipynb #bc8e50e9
 _zoom_args = ('mode','pad_mode','batch','align_corners')
 
 def _aug_once(size, min_scale, xtra_tfms=None, **kwargs):
@@ -133,13 +155,14 @@ def _presize_tfm(size, presize, min_scale, cache):
     return Presize(presize, max(presize_keep(min_scale), *(s/p for s,p in zip(size, presize))))
 
 def _make_fast(dls, dblock, tfm, cache):
-    "Let `dls`, which nobody uses yet, read their images fast"
+    "`dls`, which nobody uses yet, with images that are read fast"
     copies = _copies([tfm], item_files(dblock, [o for dl in dls.loaders for o in dl.items]), cache)
     for dl in dls.loaders:
         dl.dataset = read_scaled(dl.dataset, copies)
         dl.after_item = Pipeline(_quick_tensors(dl.after_item.fs), split_idx=dl.after_item.split_idx)
+    return _as_fast(dls, dls.loaders)
 
-# %% ../../nbs/08_loaders.ipynb #7849bd0d
+# %% ../../nbs/08_loaders.ipynb #77bfb7bb
 @delegates(aug_transforms, but=['size'])
 def get_dls(
     size:int|tuple, # Size of the images, px: side of a square or (height, width)
@@ -169,5 +192,4 @@ def get_dls(
     except (OSError,SyntaxError,Image.DecompressionBombError):       # fastai reads the first image
         check_files(all_files(dblock, path), whole=True)
         raise
-    if fast_works(): _make_fast(dls, dblock, item_tfm, cache)
-    return dls
+    return _make_fast(dls, dblock, item_tfm, cache) if fast_works() else dls

@@ -7,10 +7,11 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/read.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/06_read.ipynb #187eabad
+# %% ../../nbs/06_read.ipynb #57adda8f
 from copy import copy
 from fastai.vision.all import *
 from PIL.JpegImagePlugin import JpegImageFile
+from ..files import wrapped
 from .copies import presized_file
 
 # %% ../../nbs/06_read.ipynb #64b4a441
@@ -36,9 +37,10 @@ def _resize(im, box, size, mode):
         return x[:,top:top+h,left:left+w].contiguous()
     return F.interpolate(x[None,:,top:bottom,left:right], size[::-1], mode=mode, antialias=True)[0]
 
-# %% ../../nbs/06_read.ipynb #fb1a0f0a
+# %% ../../nbs/06_read.ipynb #ef19386d
 class ScaledImage(PILImage):
     "A `PILImage` that is decoded when it is used: a JPEG at 1/2, 1/4 or 1/8 of its size, if that is enough"
+    fastais = PILImage
     fn,file,planes = None,None,None
     @classmethod
     def _lazy(cls, size):
@@ -54,14 +56,22 @@ class ScaledImage(PILImage):
         **kwargs # Of `load_image`, as `mode`: with any of them the image is decoded at once
     ):
         "An image from `fn`"
-        if not isinstance(fn, (str,Path)) or kwargs: return super().create(fn, **kwargs)
+        if not isinstance(fn, (str,Path)) or kwargs: return cls.fastais.create(fn, **kwargs)     # images in memory stay
         small = presized_file(fn, cache) if cache else None
         f = _open_jpeg(small if small and os.path.exists(small) else fn)
         if f is None: return super().create(fn)
         res = cls._lazy(f.size)
-        res.fn,res.file = fn,f
+        res.fn,res.file,res.info = fn,f,dict(f.info)
         if small and f.filename==small: res._size = tuple(map(int, f.info['comment'].split(b'x')))    # of the original
         return res
+
+    @property
+    def im(self):
+        "Pillow's pixels, decoded when they are asked for"
+        if self._is_lazy() or (self._im is None and self.planes is not None): self.load()
+        return Image.Image.im.fget(self)
+    @im.setter
+    def im(self, im): Image.Image.im.fset(self, im)
 
     def load(self):
         "Decode the image, if it is not yet"
@@ -126,16 +136,20 @@ def crop_pad(self:ScaledImage,
 # %% ../../nbs/06_read.ipynb #1aa1418f
 class ScaledImageBW(ScaledImage, PILImageBW):
     "A `PILImageBW` that is decoded when it is used"
+    fastais = PILImageBW
 
-# %% ../../nbs/06_read.ipynb #97f85601
+# %% ../../nbs/06_read.ipynb #3c00255c
 class ScaledToTensor(ToTensor):
     "`ToTensor` that is quick for `ScaledImage`"
     def encodes(self, o:ScaledImage):
         if o.planes is not None: return o._tensor_cls(o.planes)
         return o._tensor_cls(torch.from_numpy(np.stack([np.asarray(c) for c in o.split()])))
     def encodes(self, o:TensorBase): return o     # labels: fastai searches for a method per item
+    def to_fastai(self):
+        "fastai's own"
+        return ToTensor()
 
-# %% ../../nbs/06_read.ipynb #d5411b7a
+# %% ../../nbs/06_read.ipynb #bcb877e6
 class ReadImage(Transform):
     "Read images as `image_cls`"
     def __init__(self,
@@ -146,13 +160,16 @@ class ReadImage(Transform):
         store_attr()
 
     def encodes(self, o:Path|str|Tensor|ndarray|bytes|Image.Image): return self.image_cls.create(o, cache=self.cache)
+    def to_fastai(self):
+        "fastai's own"
+        return Transform(self.image_cls.fastais.create)
 
-_scaled = {PILImage:ScaledImage, PILImageBW:ScaledImageBW}
+_scaled = {o.fastais: o for o in (ScaledImage,ScaledImageBW)}
 
 def _read_tfm(t, cache):
     "`ReadImage` for a transform that is `PILImage.create`, else the transform itself"
     if isinstance(t, ReadImage): return ReadImage(t.image_cls, cache) if cache else t
-    f = t.encodes.methods[0].implementation if type(t) is Transform else None
+    f = wrapped(t)
     cls = _scaled.get(getattr(f, '__self__', None)) if getattr(f, '__name__', '')=='create' else None
     if cls is None: return t
     res = ReadImage(cls, cache)
@@ -161,6 +178,7 @@ def _read_tfm(t, cache):
 
 def _read_tl(tl, cache):
     res,res.tfms = copy(tl),copy(tl.tfms)
+    res.items = tl.items        # the same list, or table
     res.tfms.fs = tl.tfms.fs.map(_read_tfm, cache=cache)
     return res
 
