@@ -12,7 +12,7 @@ import hashlib, pickle
 from fastai.vision.all import *
 from .stage import hw
 from .files import bar_if_long, dataset_files, item_rows, opens_files
-from .data import get_bs, probe_batch
+from .data import get_bs, probe_batch, tfms_size
 from .trial import NotCopied, is_out_of_memory, repeat_batches, try_batches
 
 # %% ../nbs/10_check.ipynb #56bc3950
@@ -69,12 +69,12 @@ def _all_keys(tl, root):
 def item_keys(
     dls:DataLoaders, # Any `DataLoaders`
     ds_idx:int=0, # 0: training set, 1: validation set
-)->set:
+)->list: # In their order
     "What tells the items of a dataset apart"
     ds = getattr(dls[ds_idx], 'dataset', None) if ds_idx<len(dls.loaders) else None
     tl,root = ds.tls[0] if isinstance(ds, Datasets) else ds,str(getattr(dls, 'path', '.'))
-    if not isinstance(tl, TfmdLists): return set()     # a dataset of another kind, whose items only its author knows
-    return set(_all_keys(tl, root))
+    if not isinstance(tl, TfmdLists): return {}.keys()     # a dataset of another kind, whose items only its author knows
+    return dict.fromkeys(_all_keys(tl, root)).keys()
 
 def _items(dl):
     ds = getattr(dl, 'dataset', None)
@@ -160,6 +160,22 @@ def _check_count(dls, size):
     raise ValueError(f"bs={get_bs(dls)} at {size} px is above the {n} images of the training set, fastai would train on"
                      f" no batch: pass bs={n} or less")
 
+def _check_size(shape, size):
+    if _fits_size(shape, size): return
+    raise ValueError(f"The images at {size} px are {shape[0]}x{shape[1]} px: if you pass `get_dls`, let it use its"
+                     " `size`; if not, other transforms than fastai's resize them, so pass `get_dls`")
+
+def check_stage(
+    dls:DataLoaders, # Data of a stage that begins
+    size:int|tuple, # Its size, px
+    own:DataLoaders, # The learner's own data
+):
+    "Raise a `ValueError` for what can be seen without a batch: `get_dls` may return something else than before"
+    check_same(dls, size, own)
+    _check_count(dls, size)
+    shape = tfms_size(dls.train)
+    if isinstance(shape, tuple): _check_size(shape, size)
+
 def _check_types(b, types, what):
     got = [type(o) for o in b]
     if got==types: return
@@ -187,10 +203,7 @@ def check_batch(
         if len(dl.dataset)==0: res.append(None); continue
         b = probe_batch(dl, n if i else _last_bs(dl, n))
         _check_types(b, types, f'{part} at {size} px')
-        shape = tuple(b[0].shape[-2:])
-        if part=='train' and not _fits_size(shape, size):
-            raise ValueError(f"The images at {size} px are {shape[0]}x{shape[1]} px: if you pass `get_dls`, let it use"
-                             " its `size`; if not, other transforms than fastai's resize them, so pass `get_dls`")
+        if part=='train': _check_size(tuple(b[0].shape[-2:]), size)
         res.append(b)
     return res
 

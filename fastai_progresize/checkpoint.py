@@ -8,74 +8,59 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/checkpoint.html.md""
 __all__ = ['read_checkpoint', 'Checkpoint']
 
 # %% ../nbs/16_checkpoint.ipynb #94d89bee
-import contextlib, io
+import contextlib, io, socket, zipfile
 from fastai.vision.all import *
+from filelock import FileLock, Timeout
 from .files import whole_file
-from .data import same_random
-from .check import item_keys
+from .data import probe_batch, same_random
+from .distrib import on_rank0
 from .run import Run
-from .state import has_state, is_own, lost_attrs, plain, run_state, set_run_state, simple_values
-from .trial import NotCopied, trial_learner
-
-# %% ../nbs/16_checkpoint.ipynb #1070314a
-def _keys(dls, i): return '\n'.join(sorted(item_keys(dls, i)))
-
-def run_plan(
-    learn:Learner, # The Learner that is to train
-    dls:DataLoaders, # Data of its first stage
-    cbs:list, # Callbacks of this run
-    **settings # What else must be the same: plain values
-)->dict:
-    "What makes a run the same run"
-    f,vocab = learn.opt_func,getattr(dls, 'vocab', None)
-    return dict(settings,
-        model={k: tuple(v.shape) for k,v in get_model(learn.model).state_dict().items()},
-        opt_func=getattr(getattr(f, 'func', f), '__name__', str(f)),
-        vocab=None if vocab is None else list(map(str, vocab)),
-        train_items=_keys(dls, 0),
-        valid_items=_keys(dls, 1),
-        processes=max(1, num_distrib()),
-        cbs=[o.name for o in (learn.cbs+L(cbs)).sorted('order') if has_state(o)])
-
-def _item_difference(k, a, b):
-    a,b = set(a.split('\n')),set(b.split('\n'))
-    new,gone = sorted(b-a),sorted(a-b)
-    return f"{k}: " + ', '.join(f"{len(o)} are {w}, such as {o[0]}" for o,w in ((new,'new'),(gone,'gone')) if o)
-
-def _difference(k, a, b):
-    "How `a` and `b` differ, in words: their first different part"
-    if k.endswith('_items'): return _item_difference(k, a, b)
-    if isinstance(a, dict) and isinstance(b, dict):
-        return first(_difference(f'{k} {o}', a.get(o), b.get(o)) for o in {**a,**b} if a.get(o)!=b.get(o))
-    if isinstance(a, list) and isinstance(b, list) and len(a)==len(b):
-        return first(_difference(f'{k}[{i}]', x, y) for i,(x,y) in enumerate(zip(a, b)) if x!=y)
-    return f"{k} was {a}, is {b}"
-
-def check_plan(
-    then:dict, # `run_plan` of the checkpoint
-    now:dict, # `run_plan` of the run that is to continue it
-    file:Path, # The checkpoint
-):
-    "Raise a `ValueError` that names what differs"
-    for k in {**then, **now}:
-        if then.get(k)!=now.get(k):
-            raise ValueError(f"{file} is of another run: {_difference(k, then.get(k), now.get(k))}. Pass what it was,"
-                             " or another name as `checkpoint=` to start again")
+from .state import is_own, lost_attrs, plain, run_state, set_run_state, values_before
+from .same import check_plan, describe, run_plan
+from .trial import NotCopied, repeat_batches, trial_learner
 
 # %% ../nbs/16_checkpoint.ipynb #227c3f4a
-_format = 'fastai_progresize checkpoint 1'
+_format = 'fastai_progresize checkpoint 2'
+
+def _check_bytes(file):
+    "Raise an error if a byte of `file` has changed, or if it holds more than its size"
+    with zipfile.ZipFile(file) as z:
+        if sum(o.file_size for o in z.infolist())>os.path.getsize(file): raise ValueError('it is compressed')
+        if (name := z.testzip()): raise ValueError(f'{name} has changed')
+
+def _file_before(file): return file.with_name(f'{file.stem}.before{file.suffix}')      # of the epoch before
+
+_types = dict(epoch=int, n_epoch=int, stopped=bool, plan=dict, train_iter=int, model=dict, hidden=dict, loss=dict,
+              opt=dict, grads=list, cbs=list, own=dict, csv=list, history=list, random=list)
+
+def _check_types(state):
+    "Raise an error if `state` is not made as a state is"
+    for k,t in _types.items():
+        if not isinstance(state.get(k), t): raise ValueError(f'{k} is {type(state.get(k)).__name__}, not {t.__name__}')
+    if not 0<=state['epoch']<=state['n_epoch']: raise ValueError(f"it has {state['epoch']} of {state['n_epoch']} epochs")
+    if not all(isinstance(o, dict) and {'epoch','stage'}<=o.keys() for o in state['history']):
+        raise ValueError('its history has no epochs')
+
+def _or_before(file):
+    before = _file_before(file)
+    if not before.exists(): return ''
+    return f" The checkpoint of the epoch before is in {before}: pass checkpoint={before.stem!r} to continue from it."
 
 def read_checkpoint(
     file:str|Path, # A file that a `Checkpoint` has written
     map_location:str='cpu', # Where its tensors go, as `torch.load` has it, or a function
 )->dict: # The state of the run, and what makes it this run as `plan`
     "The state in `file`; no code in it is run. Raises `ValueError` if it is damaged or of another kind"
-    try: res = torch.load(file, map_location=map_location, weights_only=True)
+    file = Path(file)
+    try:
+        _check_bytes(file)
+        res = torch.load(file, map_location=map_location, weights_only=True)
+        if isinstance(res, dict) and res.get('format')==_format: _check_types(res)
     except FileNotFoundError: raise
     except Exception as e:
         raise ValueError(f"{file} cannot be read as a checkpoint: it is damaged, or holds more than values"
-                         f" ({type(e).__name__}). It is left as it is: pass another name as `checkpoint=`, or"
-                         " remove it") from e
+                         f" ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}). It is left as it is: pass"
+                         f" another name as `checkpoint=`, or remove it.{_or_before(file)}") from e
     if not isinstance(res, dict) or res.get('format')!=_format:
         raise ValueError(f"{file} is no checkpoint of `fit_progressive`. It is left as it is: pass another name as"
                          " `checkpoint=`")
@@ -87,32 +72,94 @@ def checkpoint_file(
     name:str|Path, # Name of the checkpoint, or a path
 )->Path:
     "Where the checkpoint `name` is, or would be: beside what `learn.save` saves"
-    return join_path_file(name, learn.path/learn.model_dir, ext='.ckpt')
+    return learn.path/learn.model_dir/f'{name}.ckpt'
+
+def _tmp_files(file): return file.parent.glob(f'.{file.name}.*tmp')
+
+def _try_place(file):
+    "Raise a `ValueError` if nothing can be written beside `file`"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f'.{file.name}.', suffix='tmp'): pass
+    except (OSError,ValueError) as e:
+        raise ValueError(f"No checkpoint can be written to {file} ({getattr(e, 'strerror', None) or e}): pass the path of"
+                         " a file in a folder that can be written to as `checkpoint=`") from e
+
+def _locked(file):
+    "A lock that ends with this process; None where the file system has none"
+    _try_place(file)
+    lock = FileLock(file.with_name(f'.{file.name}.lock'), timeout=0)
+    try: lock.acquire()
+    except Timeout:
+        raise ValueError(f"Another run saves to {file}, process {Path(lock.lock_file).read_text()}: let it end, or pass"
+                         " another name as `checkpoint=`") from None
+    except (OSError,NotImplementedError): return
+    Path(lock.lock_file).write_text(f'{os.getpid()} on {socket.gethostname()}')
+    for f in _tmp_files(file): f.unlink(missing_ok=True)       # of runs that were killed
+    return lock
+
+@contextmanager
+def only_run(
+    file:Path, # A checkpoint
+):
+    "Let no other run save to `file` in the block. Raises `ValueError` if one does, or if it cannot be written"
+    locks = []
+    on_rank0(lambda: locks.append(_locked(file)))
+    try: yield
+    finally:
+        for lock in filter(None, locks):
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
 
 # %% ../nbs/16_checkpoint.ipynb #fc6aeffe
 class Checkpoint(Callback):
-    "Save all that the rest of the run depends on at the end of each epoch"
-    order = TrackerCallback.order+100
+    "Save all that the rest of the run depends on before its first batch and at the end of each epoch"
+    order = math.inf        # after all others
+    n_rows = None
     def __init__(self,
         file:Path, # Where to save
         plan:dict, # What makes a run the same run: plain values
-        own:dict, # `simple_values` before the run, by the name of a callback
-    ): self.file,self.plan,self.own = file,plan,own
+        state:dict=None, # From `load_checkpoint`, to continue from; None: from the beginning
+    ): self.file,self.plan,self.state = file,plan,state
 
+    def before_fit(self): self.before = values_before(self.learn)
     def before_epoch(self): self.n_rows = len(self.recorder.values)
-    def after_epoch(self): self._save(stopped=False)
+    def after_epoch(self): self._save(self.epoch+1)
     def after_cancel_fit(self):
-        if len(self.recorder.values)>self.n_rows: self._save(stopped=True)     # early stopping, at an epoch's end
+        if self.n_rows is not None and len(self.recorder.values)>self.n_rows:
+            self._save(self.epoch+1, stopped=True)      # early stopping, at an epoch's end
 
-    def _save(self, stopped):
-        state = dict(run_state(self.learn, self.own), format=_format, plan=self.plan, n_epoch=self.n_epoch,
-                     stopped=stopped)
-        if rank_distrib(): return
+    def save(self,
+        n_epoch:int, # Epochs so far
+        stopped:bool=False, # Does the run end here?
+    ):
+        "Save the run as it is after `n_epoch` epochs. Raises `ValueError` if it cannot be written"
         try:
-            with whole_file(self.file) as f: torch.save(state, f)
-        except OSError as e:
-            warn(f"The checkpoint of epoch {self.epoch} could not be written to {self.file} ({e.strerror}): training"
-                 " goes on, the checkpoint before it stays")
+            state = dict(run_state(self.learn, self.before, n_epoch), format=_format, plan=self.plan,
+                         n_epoch=self.n_epoch, stopped=stopped)
+            self.before['csv'] = dict(zip((o.name for o in self.learn.cbs if isinstance(o, CSVLogger)), state['csv']))
+            if not rank_distrib(): self._write(state)
+        except (OSError,RuntimeError,ValueError) as e:      # torch raises a `RuntimeError` on a full disk
+            raise ValueError(f"The checkpoint after {n_epoch} epochs could not be written to {self.file}"
+                             f" ({self._why(e)})") from e
+
+    def _save(self, n_epoch, stopped=False):
+        try: self.save(n_epoch, stopped)
+        except ValueError as e: warn(f"{e}: training goes on, the checkpoint before it stays")
+
+    def _write(self, state):
+        with whole_file(self.file, prefix=f'.{self.file.name}.') as f:
+            torch.save(state, f)
+            f.flush()
+            os.fsync(f.fileno())
+            if self.file.exists(): os.replace(self.file, _file_before(self.file))
+
+    def _why(self, e):
+        "What `e` says, and how much room there is"
+        model = sum(p.numel()*p.element_size() for p in self.learn.model.parameters())/2**20
+        try: free = shutil.disk_usage(self.file.parent).free/2**20
+        except OSError: free = math.nan
+        return f"{str(e).splitlines()[0]}; {free:,.0f} MiB are free, the weights alone are {model:,.1f} MiB"
 
 # %% ../nbs/16_checkpoint.ipynb #cb3c1bbd
 def _to_here(storage, location):
@@ -126,74 +173,133 @@ def load_checkpoint(
     resume:bool, # Continue from it?
 )->dict: # From `run_state`; None: start from the beginning
     "The state to continue from. Raises `ValueError` for the file of another run, or of one to be resumed"
+    if not file.exists() and _file_before(file).exists(): file = _file_before(file)    # killed between the two
     if not file.exists():
-        if resume and not rank_distrib(): print(f"There is no checkpoint in {file} yet: starting from the beginning")
+        if resume: print(f"There is no checkpoint in {file} yet: starting from the beginning")
         return
-    state = read_checkpoint(file, _to_here)
+    state = read_checkpoint(file, _to_here if num_distrib()<2 else 'cpu')
     if resume: check_plan(state['plan'], plan, file)
-    elif state['epoch']<state['n_epoch'] and not state['stopped']:
+    elif 0<state['epoch']<state['n_epoch'] and not state['stopped']:
         raise ValueError(f"{file} holds the first {state['epoch']} of {state['n_epoch']} epochs of a run that has not"
                          " ended: pass resume=True to continue it, or remove it to start again")
     return state if resume else None
 
 # %% ../nbs/16_checkpoint.ipynb #5babcdfe
-def _fit_from(learn, state, resize):
-    "`Learner._do_fit` from the end of the epoch of `state`"
+def mend_best(
+    learn:Learner, # In training
+    mend:callable, # What to do with a `SaveModelCallback` whose file is gone
+    what:str, # In words
+):
+    "Warn of best models whose files are gone"
+    for cb in learn.cbs:
+        if not isinstance(cb, SaveModelCallback) or cb.every_epoch or cb.at_end or np.isinf(cb.best): continue
+        file = learn.path/learn.model_dir/f'{cb.fname}.pth'
+        if file.exists() or rank_distrib(): continue
+        warn(f"The best model of `SaveModelCallback`, {file}, is gone: {what}")
+        mend(cb)
+
+def _forget_best(cb): cb.best = math.inf if cb.comp==np.less else -math.inf
+
+@contextmanager
+def _or_as_it_was(learn, file):
+    "If the block fails, `learn` is as it was before"
+    own = deepcopy(to_device(run_state(learn), 'cpu'))
+    try: yield
+    except Exception as e:
+        set_run_state(learn, own)
+        raise ValueError(f"{file} cannot be continued: it does not fit this run ({type(e).__name__}: {e}). Pass another"
+                         " name as `checkpoint=` to start again") from e
+
+def _continue(learn, saver, resize):
+    "Put `learn` to the end of the epoch of the state of `saver`, and return the next one"
     mbar = getattr(getattr(learn, 'progress', None), 'mbar', None)
     if mbar: mbar.update(0)     # a bar has to begin at its beginning
+    state = saver.state
     start = learn.n_epoch if state['stopped'] else state['epoch']
     learn.epoch = state['epoch']-1
-    resize.before_epoch()
-    set_run_state(learn, state)
+    if state['epoch']: resize.before_epoch()
+    with _or_as_it_was(learn, saver.file): set_run_state(learn, state)
+    mend_best(learn, _forget_best, "the best of the epochs to come takes its place")
     state.clear()       # what the model has copied needs no more memory
+    return start
+
+def _fit_from(learn, saver, resize):
+    "`Learner._do_fit` from the state of `saver`, or from the beginning, which is saved first"
+    start = 0
+    if saver.state: start = _continue(learn, saver, resize)
+    else: saver.save(0)
     for learn.epoch in range(start, learn.n_epoch): learn._with_events(learn._do_epoch, 'epoch', CancelEpochException)
 
 @contextmanager
 def resumed(
     learn:Learner, # The Learner that is to train
-    state:dict, # From `load_checkpoint`; None: from the beginning
+    saver:Checkpoint, # What saves it, with a state to continue from, or without; None: it is not saved
     resize:Callback, # The `ProgressiveResize` of its run
 ):
-    "Let the next fit of `learn` continue from `state`, if there is one"
-    if state is None: yield; return
+    "Let the next fit of `learn` save its beginning, or continue from the state of `saver` if there is one"
+    if not saver: yield; return
     if not all(hasattr(Learner, o) for o in ('_do_fit','_do_epoch','_with_events')):
+        if not saver.state: yield; return
         raise ValueError("This version of fastai has another loop over the epochs, so that a run cannot be resumed:"
                          " train from the beginning")
-    learn._do_fit = partial(_fit_from, learn, state, resize)
+    learn._do_fit = partial(_fit_from, learn, saver, resize)
     try: yield
     finally: learn.__dict__.pop('_do_fit', None)
 
+# %% ../nbs/16_checkpoint.ipynb #646e23d7
+class _TrySaving(Callback):
+    order,lost = math.inf,{}
+    def before_fit(self): self.before = values_before(self.learn)
+    def after_epoch(self):
+        state = run_state(self.learn, self.before)
+        torch.save(state, io.BytesIO())
+        self.lost = {o.name: names for o in self.learn.cbs if is_own(o) and (names := lost_attrs(o))}
+
+@patch
+def _try_saving(self:Run, dls):
+    "Raise a `ValueError` if something of a run cannot be saved"
+    with same_random(), contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(NotCopied):
+        batches = repeat_batches(dls, [probe_batch(o) if len(o.dataset) else None for o in dls.loaders[:2]])
+        with trial_learner(self.learn, batches, **self.trial) as trial:
+            saving = _TrySaving()
+            try: trial.fit(1, cbs=saving)
+            except Exception as e:
+                if 'cannot be kept in a checkpoint' in str(e): raise ValueError(str(e).split('\t')[-1]) from e
+            return saving.lost
+    return {}
+
+@patch
+def _check_saving(self:Run, dls):
+    "Raise a `ValueError` for what cannot be saved, or would start over when the run is resumed"
+    lost = self._try_saving(dls)
+    if not lost: return
+    (cb,names),*_ = lost.items()
+    raise ValueError(f"`{cb}` has no `state_dict`: what it keeps as {', '.join(names)} would start over when the run is"
+                     " resumed. Give it `state_dict` and `load_state_dict`, or pass check=False to go on")
+
+# %% ../nbs/16_checkpoint.ipynb #afd73260
 def _describe(plan, s):
     lr,fit = plan.lr_and_fit(s)
     text = f'{s.size} px, {s.total} epochs, bs={s.bs}, lr={lr}, {fit}'
     return ', '.join([text, *(f'{k}={v}' for k,v in dict(n_acc=s.n_acc, aug=s.aug).items() if v is not None)])
 
 @patch
-def _check_callbacks(self:Run, dls):
-    "Raise a `ValueError` for callbacks that would start over when the run is resumed"
-    lost = {}
-    with (contextlib.suppress(NotCopied), same_random(), contextlib.redirect_stdout(io.StringIO()),
-          trial_learner(self.learn, dls, **self.trial) as trial):
-        with contextlib.suppress(Exception): trial.fit(0)       # for what their `before_fit` makes
-        lost = {o.name: names for o in trial.cbs if is_own(o) and (names := lost_attrs(o))}
-    if not lost: return
-    (cb,names),*_ = lost.items()
-    raise ValueError(f"`{cb}` has no `state_dict`: what it keeps as {', '.join(names)} would start over when the run is"
-                     " resumed. Give it `state_dict` and `load_state_dict`, or pass check=False to go on")
-
-@patch
+@contextmanager
 def checkpointing(self:Run,
     name:str|Path, # Name of the checkpoint, or a path; None: no checkpoint
     resume:bool, # Continue from it?
     cbs:list, # Callbacks of the run
     **settings # What else makes it this run
-)->tuple:
-    "The callback that saves, and the state to continue from"
-    if not name: return None,None
-    with same_random(): dls = self.stage_dls(self.plan[0])
-    settings.update(stages=[_describe(self.plan, s) for s in self.plan], phases=list(map(str, self.plan.phases)),
-                    valid_size=self.valid and self.valid.size, fast=str(self.fast))
-    file,plan = checkpoint_file(self.learn, name),plain(run_plan(self.learn, dls, cbs, **settings))
-    own = {o.name: simple_values(o) for o in [*self.learn.cbs,*cbs]}
-    if self.checks and any(map(is_own, [*self.learn.cbs,*cbs])): self._check_callbacks(dls)
-    return Checkpoint(file, plan, own),load_checkpoint(file, plan, resume)
+)->Checkpoint:
+    "The callback that saves in the block, with the state to continue from"
+    if not name: yield; return
+    file = checkpoint_file(self.learn, name)
+    with same_random():
+        dls = self.stage_dls(self.plan[0])
+        settings.update(stages=[_describe(self.plan, s) for s in self.plan], phases=list(map(str, self.plan.phases)),
+                        valid_size=self.valid and self.valid.size, fast=str(self.fast))
+        plan = plain(run_plan(self.learn, dls, cbs, **settings))
+    with only_run(file):
+        state = on_rank0(load_checkpoint, file, plan, resume)
+        if self.checks: self._check_saving(dls)
+        yield Checkpoint(file, plan, state)

@@ -15,14 +15,15 @@ def on_rank0(
     f:callable, # What to do in the first process only
     *args # Its arguments
 ):
-    "Call `f` in the first of the processes that train together; its `ValueError` is raised in all"
+    "What `f` returns in the first of the processes that train together, in all; its `ValueError` is raised in all"
     if num_distrib()<2 or not torch.distributed.is_initialized(): return f(*args)
-    found = [None]
+    found = [None,None]
     if not rank_distrib():
-        try: f(*args)
-        except ValueError as e: found = [str(e)]
+        try: found = [None,f(*args)]
+        except ValueError as e: found = [str(e),None]
     torch.distributed.broadcast_object_list(found)
     if found[0]: raise ValueError(found[0])
+    return found[1]
 
 # %% ../nbs/11_distrib.ipynb #ad33e2fe
 def all_ranks(

@@ -216,9 +216,10 @@ def _file_mode():
 @contextmanager
 def whole_file(
     file:Path, # Where the file is to be
+    **kwargs # Of `tempfile.NamedTemporaryFile`, as `prefix`
 ):
     "A file to write to, which takes the name `file` when it is whole; if the block fails, an older one stays as it is"
-    with atomic_save(file) as f:
+    with atomic_save(file, **kwargs) as f:
         yield f
         f.flush()
         os.fsync(f.fileno())

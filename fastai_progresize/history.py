@@ -30,7 +30,7 @@ def _metric_columns(names, values):
 
 class StageRecorder(Callback):
     "Keep a row per epoch of a run that follows `plan`, as `learn.stage_rows`"
-    order = Recorder.order+1
+    order,has_trained = Recorder.order+1,False
     def __init__(self,
         plan:Plan, # The plan of the run
     ): self.plan = plan
@@ -51,6 +51,7 @@ class StageRecorder(Callback):
 
     def after_batch(self):
         if not self.training: return
+        self.has_trained = True
         self.n_images += find_bs(self.xb)
         self.top_lr = max(self.top_lr, self.opt.hypers[-1]['lr'])
 

@@ -16,12 +16,13 @@ from fastcore.imports import IN_NOTEBOOK
 from .stage import is_number
 from .plan import Plan
 from .files import name_unreadable
-from .check import SplitCheck
+from .data import same_random
+from .check import SplitCheck, check_stage
 from .distrib import broadcast_on_cpu, on_rank0, one_logs, wrap_again
 from .run import Run, check_names
 from .history import StageRecorder
 from . import preflight     # for `Run.fit_memory`
-from .checkpoint import resumed
+from .checkpoint import mend_best, resumed
 
 # %% ../nbs/17_learner.ipynb #f1a0c524
 class ProgressiveResize(Callback):
@@ -30,10 +31,8 @@ class ProgressiveResize(Callback):
     def __init__(self,
         plan:Plan, # The plan of the run
         stage_dls:callable, # From a `Stage` to its `DataLoaders`
-        check:bool=True, # Check the split of each stage?
-    ):
-        self.plan,self.stage_dls = plan,stage_dls
-        self.split = SplitCheck() if check else noop
+        check:bool=True, # Check the data of each stage when it begins?
+    ): self.plan,self.stage_dls,self.check,self.split = plan,stage_dls,check,SplitCheck()
 
     def before_fit(self):
         self.own_dls,self.current,self.index,self.phase = self.dls,None,-1,None
@@ -47,8 +46,11 @@ class ProgressiveResize(Callback):
 
     def _begin_stage(self, i):
         if self.index>=0: self._drop_grads()
-        dls = self.stage_dls(self.plan[i])
-        self.split(dls, self.plan[i].size)
+        size,dls = self.plan[i].size,self.stage_dls(self.plan[i])
+        if self.check:
+            with same_random():
+                self.split(dls, size)
+                check_stage(dls, size, self.own_dls)
         self.learn.dls = self.current = dls
         self.index = i
 
@@ -68,6 +70,7 @@ class ProgressiveResize(Callback):
     def after_fit(self):
         "The learner's own `dls`, for callbacks that restore what they found"
         self.learn.dls = self.own_dls
+        mend_best(self.learn, lambda cb: self.learn.save(cb.fname), "the last weights take its place")
 
 # %% ../nbs/17_learner.ipynb #04998ddc
 class ProgressiveSchedule(ParamScheduler):
@@ -136,24 +139,32 @@ class StageMix(Callback):
         for cb,d in self.own.items(): cb.distrib = d
 
 # %% ../nbs/17_learner.ipynb #7d2a4535
+def _hypers(opt): return [] if opt is None else [dict(o) for o in opt.hypers]
+
 def _put_back_opt(learn, frozen_idx):
     if learn.opt is None: return
     learn.opt.zero_grad()
     learn.opt.frozen_idx = frozen_idx
 
+def _untrained_opt(learn, opt, hypers):
+    "The optimizer that `learn` had before training began"
+    learn.opt = opt
+    for k in first(hypers) or {}: opt.set_hyper(k, [o[k] for o in hypers])
+
 @contextmanager
-def _restored(learn, cbs=None):
+def _restored(learn, cbs=None, recorder=None):
     "If the block fails, `learn` gets back its dls, model, loss, logger, frozen state and alphas; open logs are closed"
     own = {k: getattr(learn, k) for k in ('dls','model','loss_func','logger','create_mbar')}
     params,frozen_idx = [(p,p.requires_grad) for p in learn.model.parameters()],getattr(learn.opt, 'frozen_idx', 0)
     logs = [o for o in L(learn.cbs)+L(cbs) if isinstance(o, CSVLogger)]
     alphas = [(o,o.distrib) for o in _mixes(L(learn.cbs)+L(cbs))]
-    autocast = torch.is_autocast_enabled('cuda')
+    opt,hypers,autocast = learn.opt,_hypers(learn.opt),torch.is_autocast_enabled('cuda')
     try: yield
     except BaseException:
         for k,v in own.items(): setattr(learn, k, v)
         for p,o in params: p.requires_grad_(o)
         for cb,o in alphas: cb.distrib = o
+        if opt and recorder and not recorder.has_trained: _untrained_opt(learn, opt, hypers)
         _put_back_opt(learn, frozen_idx)
         for cb in logs:
             if hasattr(cb, 'file'): cb.file.close()
@@ -225,9 +236,9 @@ def fit(self:Run,
     learn,resize = self.learn,ProgressiveResize(self.plan, self.stage_dls, self.checks)
     recorder = StageRecorder(self.plan)
     cbs = self._callbacks(resize, recorder, moms)
-    saver,state = self.checkpointing(checkpoint, resume, cbs, moms=moms, wd=wd)
-    with (_restored(learn, cbs), one_logs(learn, cbs) as cbs, name_unreadable(learn), broadcast_on_cpu(learn),
-          _with_metric(learn, recorder.size_metric()), resumed(learn, state, resize)):
+    with (self.checkpointing(checkpoint, resume, cbs, moms=moms, wd=wd) as saver, _restored(learn, cbs, recorder),
+          one_logs(learn, cbs) as cbs, name_unreadable(learn), broadcast_on_cpu(learn),
+          _with_metric(learn, recorder.size_metric()), resumed(learn, saver, resize)):
         try: learn.fit(self.plan.n_epoch, wd=wd, cbs=cbs + L(saver), reset_opt=reset_opt)
         except KeyboardInterrupt:
             if saver and saver.file.exists():

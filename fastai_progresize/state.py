@@ -8,6 +8,7 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/state.html.md"""
 __all__ = []
 
 # %% ../nbs/15_state.ipynb #47e9a403
+from datetime import datetime
 from enum import Enum
 from fastai.vision.all import *
 from fastai.callback.core import _events
@@ -16,27 +17,48 @@ from .files import whole_file
 from .distrib import all_ranks
 
 # %% ../nbs/15_state.ipynb #598806a9
+_kind = 'fastai_progresize kind'
+_kinds = dict(array=(ndarray, lambda o: torch.from_numpy(np.ascontiguousarray(o)), Tensor.numpy),
+              Timestamp=(pd.Timestamp, str, pd.Timestamp),
+              datetime=(datetime, datetime.isoformat, datetime.fromisoformat),
+              frozenset=(frozenset, list, frozenset),
+              deque=(collections.deque, list, collections.deque))
+
+def _is_plain_array(o): return not isinstance(o, ndarray) or o.dtype.kind in 'biufc'     # of numbers
+
 def plain(
     o:object, # Tensors, arrays, numbers and texts, in lists, tuples and dicts
 ):
-    "`o` with arrays as tensors, NumPy's numbers as Python's, fastai's types as plain ones. Raises `ValueError` else"
+    "`o` in plain types: NumPy's numbers as Python's, fastai's lists as lists... Raises `ValueError` for others"
     if isinstance(o, Tensor): return o.detach().as_subclass(Tensor)
-    if isinstance(o, ndarray) and o.dtype!=object: return torch.from_numpy(o.copy())
-    if isinstance(o, np.generic): return o.item()
-    if o is None or type(o) in (int,float,bool,str): return o
+    if isinstance(o, np.generic): o = o.item()
+    if o is None or type(o) in (int,float,bool,str,bytes): return o
+    if isinstance(o, str): return str(o)
+    for k,(t,encode,_) in _kinds.items():
+        if isinstance(o, t) and _is_plain_array(o): return {_kind:k, 'value':plain(encode(o))}
     if isinstance(o, dict): return {plain(k): plain(v) for k,v in o.items()}
+    if isinstance(o, set): return set(map(plain, o))
     if isinstance(o, tuple): return tuple(map(plain, o))
     if isinstance(o, (list,L)): return list(map(plain, o))
     if isinstance(o, Path): return str(o)
-    raise ValueError(f"A {type(o).__name__} cannot be kept in a checkpoint: keep tensors, numbers, texts, and lists,"
-                     " tuples and dicts of them")
+    raise ValueError(f"A {type(o).__name__} cannot be kept in a checkpoint: keep tensors, arrays, numbers, texts, and"
+                     " lists, tuples, sets and dicts of them")
+
+def as_it_was(
+    o:object, # From `plain`
+):
+    "`o` with arrays and the like, which are no plain values, of their own types again"
+    if isinstance(o, dict) and _kind in o: return _kinds[o[_kind]][2](as_it_was(o['value']))
+    if isinstance(o, dict): return {k: as_it_was(v) for k,v in o.items()}
+    return type(o)(map(as_it_was, o)) if type(o) in (list,tuple,set) else o
 
 # %% ../nbs/15_state.ipynb #dafdef2b
 def random_state()->dict:
     "fastai's `get_random_states` as plain values"
     res = get_random_states()
     name,keys,*rest = res['numpy_state']
-    return plain({**res, 'numpy_state': (name, keys.astype(np.int64), *rest)})      # uint32 cannot be sent to others
+    keys = torch.from_numpy(keys.astype(np.int64))      # uint32 cannot be sent to others
+    return plain({**res, 'numpy_state': (name, keys, *rest)})
 
 def set_random_state(
     state:dict, # From `random_state`
@@ -156,15 +178,14 @@ def _put(holder, k, v):
         for o in v: _put(now.__dict__, o, v[o])
     elif isinstance(now, Tensor) and isinstance(v, Tensor) and now.shape==v.shape:
         with torch.no_grad(): now.copy_(v)
-    elif isinstance(now, ndarray): holder[k] = v.cpu().numpy()
     else: holder[k] = v
 
 def loss_values(
     loss:callable, # A loss function
 )->dict: # By name
     "What `loss` keeps: parameters and buffers of a module, numbers, texts and tensors in its attributes"
-    res = {k: v for k,v in _values(getattr(loss, '__dict__', {})).items() if k[:1]!='_'}
-    return {**res, 'state_dict': loss.state_dict()} if isinstance(loss, nn.Module) else res
+    if isinstance(loss, nn.Module): return dict(state_dict=loss.state_dict(), hidden=hidden_values(loss))
+    return {k: v for k,v in _values(getattr(loss, '__dict__', {})).items() if k[:1]!='_'}
 
 def set_loss_values(
     loss:callable, # The loss function of the run that goes on
@@ -173,6 +194,7 @@ def set_loss_values(
     "Let `loss` continue with `values`"
     for k,v in values.items():
         if k=='state_dict': load_module(loss, v)
+        elif k=='hidden': set_hidden_values(loss, v)
         elif k in loss.__dict__: _put(loss.__dict__, k, v)
 
 def load_module(
@@ -199,14 +221,20 @@ def _stateful(learn):
 
 def _loggers(learn): return [o for o in learn.cbs if isinstance(o, CSVLogger) and hasattr(o, 'file')]
 
+def _csv(learn, cb, rows):
+    "The text of the file of `cb`, which is written again if it is gone: `rows` are those before the last"
+    cb.file.flush()
+    try: return (cb.path/cb.fname).read_text()
+    except OSError: text = rows + ','.join(map(str, learn.recorder.log)) + '\n'
+    _put_csv(cb, text)
+    return text
+
 def _put_csv(cb, text):
     cb.file.close()
     with whole_file(cb.path/cb.fname) as f: f.write(text.encode())
     cb.file = (cb.path/cb.fname).open('a')
 
 # %% ../nbs/15_state.ipynb #2dc238c1
-def _rng(dl): return getattr(getattr(dl, 'dl', dl), 'rng', None)       # a `DistributedDL` has one in it
-
 def _grad_state(p):
     "The gradient of `p`; 0 if it is all zeros"
     return p.grad if p.grad is None or p.grad.any() else 0
@@ -215,47 +243,114 @@ def _set_grad(p, g, device):
     if isinstance(g, int): p.grad = torch.zeros_like(p)
     else: p.grad = None if g is None else g.to(device)
 
+# %% ../nbs/15_state.ipynb #9da3a252
+def _hidden(m, skip=()):
+    "Numbers and tensors of `m` that its `state_dict` does not have"
+    attrs = {k: v for k,v in vars(m).items() if k[:1]!='_' and k!='training' and k not in skip}
+    attrs |= {k: v for k,v in getattr(m, '_buffers', {}).items() if k in getattr(m, '_non_persistent_buffers_set', ())}
+    def _is_value(v): return isinstance(v, (int,float,np.generic)) or (isinstance(v, Tensor) and v.grad_fn is None)
+    return {k: v for k,v in attrs.items() if _is_value(v)}
+
+def hidden_values(
+    model:nn.Module, # Any model
+)->dict: # By the name of a module
+    "Numbers and tensors of the modules of `model` that its `state_dict` does not have"
+    return {k: o for k,m in model.named_modules() if (o := _hidden(m))}
+
+def _same(a, b): return type(a) is type(b) and (torch.equal(a, b) if isinstance(a, Tensor) else a==b or a!=a)
+
+def changed_values(
+    now:dict, # From `hidden_values`
+    before:dict, # From a copy of it
+)->dict:
+    "Those that are not as they were"
+    def _new(k): return {n: v for n,v in now[k].items() if n not in before.get(k, {}) or not _same(v, before[k][n])}
+    return {k: o for k in now if (o := _new(k))}
+
+def set_hidden_values(
+    model:nn.Module, # A model
+    values:dict, # From `changed_values`
+):
+    "Let `model` continue with `values`"
+    modules = dict(model.named_modules())
+    for k,attrs in values.items():
+        for n,v in attrs.items(): _put(modules[k]._buffers if n in modules[k]._buffers else vars(modules[k]), n, v)
+
+_generators = ((random.Random, random.Random.getstate, random.Random.setstate),
+               (np.random.RandomState, np.random.RandomState.get_state, np.random.RandomState.set_state),
+               (np.random.Generator, lambda o: o.bit_generator.state, lambda o,s: setattr(o.bit_generator, 'state', s)),
+               (torch.Generator, torch.Generator.get_state, lambda o,s: o.set_state(s.cpu())))
+
+def _parts(dl):
+    "What a loader is made of, as far as it may draw random numbers"
+    dl = getattr(dl, 'dl', dl)       # a `DistributedDL` has one in it
+    tls = getattr(getattr(dl, 'dataset', None), 'tls', [])
+    pipes = [*(getattr(dl, o, None) for o in ('after_item','before_batch','after_batch')), *(tl.tfms for tl in tls)]
+    tfms = [t for p in pipes for t in getattr(p, 'fs', [])]
+    return [dl, *(getattr(dl, o, None) for o in ('sampler','batch_sampler','dataset')), *tfms]
+
+def generators(
+    dls:DataLoaders, # Data of a stage
+)->list: # (the generator, how to get its state, how to set it)
+    "Generators of random numbers in attributes of loaders, their transforms, samplers and datasets"
+    attrs = [v for dl in dls.loaders for o in _parts(dl) for v in getattr(o, '__dict__', {}).values()]
+    found = {id(v): (v,*fs) for v in attrs for t,*fs in _generators if isinstance(v, t)}
+    return list(found.values())
+
 # %% ../nbs/15_state.ipynb #4b459813
 def run_state(
     learn:Learner, # In training, at the end of an epoch
-    before:dict={}, # `simple_values` before the run, by the name of a callback
+    before:dict={}, # From `values_before`
+    n_epoch:int=None, # Epochs so far; None: with the current one
 )->dict:
     "All that the next epoch depends on, as plain values, no copies: save them before the next batch"
     model,scaler = get_model(learn.model),getattr(learn, 'scaler', None)
-    rngs = dict(generators=random_state(), loaders=[r and r.getstate() for r in map(_rng, learn.dls.loaders)])
+    given,rows = before.get('cbs', {}),before.get('csv', {})
+    rngs = dict(global_state=random_state(), others=[get(o) for o,get,_ in generators(learn.dls)])
     return plain(dict(
-        epoch=learn.epoch+1,
+        epoch=learn.epoch+1 if n_epoch is None else n_epoch,
+        train_iter=learn.train_iter,
         model=model.state_dict(),
+        hidden=changed_values(hidden_values(model), before.get('model', {})),
         loss=loss_values(learn.loss_func),
         opt=learn.opt.state_dict(),
         frozen_idx=getattr(learn.opt, 'frozen_idx', None),
         grads=[_grad_state(p) for p in model.parameters()],
         scaler=scaler and scaler.state_dict(),
         cbs=[(o.name,s) for o,s in _stateful(learn)],
-        own={o.name: own_values(o, before.get(o.name, {})) for o in learn.cbs if is_own(o)},
-        csv=[(cb.path/cb.fname).read_text() for cb in _loggers(learn)],
-        history=learn.stage_rows,
-        random=all_ranks(rngs)))
+        own={o.name: own_values(o, given.get(o.name, {})) for o in learn.cbs if is_own(o)},
+        csv=[_csv(learn, cb, rows.get(cb.name, '')) for cb in _loggers(learn)],
+        history=learn.__dict__.get('stage_rows', []),
+        random=all_ranks(plain(rngs))))
+
+def values_before(
+    learn:Learner, # Before its first epoch, or before training
+    cbs:list=None, # More callbacks of the run
+)->dict: # For `run_state`
+    "What callbacks and model were given: it is not kept, so that it may be given otherwise"
+    own = {o.name: simple_values(o) for o in [*learn.cbs,*L(cbs)]}
+    return dict(cbs=own, model=deepcopy(hidden_values(get_model(learn.model))))
 
 def set_run_state(
     learn:Learner, # In a `fit`, before its first epoch, with the data of the epoch that `state` ended
     state:dict, # From `run_state`
 ):
     "Put `learn` to the end of the epoch that `state` was taken at"
-    model = get_model(learn.model)
-    device,saved = next(model.parameters()).device,first(state['model'].values()).device
+    state,model = as_it_was(state),get_model(learn.model)
+    device = next(model.parameters()).device
+    saved = first(v.device for v in state['model'].values() if isinstance(v, Tensor))
     put = noop if saved.type==device.type else partial(to_device, device=device)
     load_module(model, state['model'])
-    set_loss_values(learn.loss_func, put(state.get('loss', {})))
+    set_hidden_values(model, put(state['hidden']))
+    set_loss_values(learn.loss_func, put(state['loss']))
     learn.opt.load_state_dict(put(state['opt']))
     if state['frozen_idx'] is not None: learn.opt.freeze_to(state['frozen_idx'])
     for p,g in zip(model.parameters(), state['grads']): _set_grad(p, g, device)
     if state['scaler'] and getattr(learn, 'scaler', None): learn.scaler.load_state_dict(state['scaler'])
     for (cb,_),(_,s) in zip(_stateful(learn), state['cbs']): set_cb_state(cb, s, put)
-    for cb in filter(is_own, learn.cbs): set_own_values(cb, put(state.get('own', {}).get(cb.name, {})))
+    for cb in filter(is_own, learn.cbs): set_own_values(cb, put(state['own'].get(cb.name, {})))
     for cb,text in zip(_loggers(learn), state['csv']): _put_csv(cb, text)
-    learn.stage_rows = state['history']
+    learn.stage_rows,learn.train_iter = state['history'],state['train_iter']
     rngs = state['random'][rank_distrib()]
-    for dl,s in zip(learn.dls.loaders, rngs['loaders']):
-        if s: _rng(dl).setstate(s)
-    set_random_state(rngs['generators'])
+    for (o,_,put_state),s in zip(generators(learn.dls), rngs['others']): put_state(o, s)
+    set_random_state(rngs['global_state'])

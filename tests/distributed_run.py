@@ -43,10 +43,23 @@ def error_run():
     try: run(small_learner(get_dls(48, 8, images, num_workers=0)), bs=1000)
     except ValueError as e: (folder/f'error-{rank_distrib()}').write_text(str(e))
 
+def on_two_disks(name, **kwargs):
+    "Each process has a folder of its own"
+    learn = new_learner(images, 2, [], folder/f'apart-{name}-{rank_distrib()}')
+    with learn.distrib_ctx(sync_bn=False, cpu=True): run(learn, checkpoint='a', **kwargs)
+    torch.save(weights(learn), folder/f'apart-{name}-{rank_distrib()}.pth')
+
+def apart():
+    on_two_disks('whole')
+    try: on_two_disks('part', cbs=StopAt(4))
+    except KeyboardInterrupt: pass
+    on_two_disks('part', resume=True)
+
 from fastai.distributed import DistributedDL
 own = DistributedDL._broadcast
 stopped_and_not(frozen=False)
 error_run()
+apart()
 stopped_and_not(frozen=True)
 plain_run()
 (folder/f'broadcast-{rank_distrib()}').write_text(str(DistributedDL._broadcast is own))

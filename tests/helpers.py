@@ -34,7 +34,8 @@ def small_learner(dls, groups=1, frozen=False, model=small_model, **kwargs):
     if frozen: learn.freeze()
     return learn
 
-def weights(learn): return {k: v.detach().cpu().clone() for k,v in learn.model.state_dict().items()}
+def weights(learn):
+    return {k: v.detach().cpu().clone() for k,v in learn.model.state_dict().items() if isinstance(v, Tensor)}
 def same_weights(a, b): return a.keys()==b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 def new_learner(path, groups, cbs=(), folder=None, num_workers=0, **kwargs):

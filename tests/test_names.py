@@ -8,7 +8,7 @@ names = ['Checkpoint', 'Plan', 'Preflight', 'ProgressiveResize', 'ProgressiveSch
          'default_sizes', 'find_faults', 'get_dls', 'presize_images', 'read_checkpoint', 'show_runs', 'show_stages']
 
 order = ['stage', 'plan', 'phase', 'files', 'data', 'fast.copies', 'fast.read', 'fast.augment', 'fast.loaders',
-         'trial', 'check', 'distrib', 'run', 'history', 'preflight', 'state', 'checkpoint', 'learner', 'all',
+         'trial', 'check', 'distrib', 'run', 'history', 'preflight', 'state', 'same', 'checkpoint', 'learner', 'all',
          'samples', 'book', 'cli']
 
 def python(code):
