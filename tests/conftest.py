@@ -1,9 +1,21 @@
 import matplotlib; matplotlib.use('agg')
-import pytest, torch
+import os, pytest, torch
+from pathlib import Path
 from fastai_progresize.fast.loaders import get_dls
 from fastai_progresize.samples import glyphs
 
 torch.backends.cudnn.deterministic = True      # equal to the last bit on a GPU too
+
+@pytest.fixture
+def count(request):
+    "Let a test write how often it has tried a promise, and how often that held, to the file that `COUNTS` names"
+    def _count(promise, tried, held):
+        print(f'{promise}: {held} of {tried}')
+        if not (file := os.environ.get('COUNTS')): return
+        file = Path(request.config.rootpath)/file
+        if not file.exists(): file.write_text('test,promise,tried,held\n')
+        with file.open('a') as f: f.write(f'{request.node.name.split("[")[0]},{promise},{tried},{held}\n')
+    return _count
 
 @pytest.fixture(scope='session')
 def path(tmp_path_factory): return glyphs(24, 10, path=tmp_path_factory.mktemp('data'))

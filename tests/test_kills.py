@@ -104,7 +104,7 @@ def test_kinds_work(path, tmp_path):
 
 @pytest.mark.long
 @pytest.mark.parametrize('name', [k for k,o in kinds.items() if not o.refused])
-def test_kills(processes, path, tmp_path, name):
+def test_kills(processes, path, tmp_path, name, count):
     "Three kills of each kind, the second and third in the run that goes on"
     seed = random.randrange(10**6)
     rng,began = random.Random(seed),time.time()
@@ -115,19 +115,22 @@ def test_kills(processes, path, tmp_path, name):
         kills += killed(processes, name, path, tmp_path/'killed', rng.uniform(*share)*seconds)
         (tmp_path/'killed'/'began').unlink()
     got = end(processes, name, path, tmp_path/'killed')
-    print(f'{name}, seed {seed}: {kills} kills')
-    assert same_weights(got[0], want[0]) and attacks.is_same(got[1], want[1]), (name, seed)
+    held = same_weights(got[0], want[0]) and attacks.is_same(got[1], want[1])
+    count('kills, resumed to the same bits', kills, kills*held)
+    assert held, (name, seed)
 
 @pytest.mark.long
 @pytest.mark.parametrize('name', [k for k,o in kinds.items() if not o.refused and not o.workers])
-def test_reruns(path, tmp_path, name):
+def test_reruns(path, tmp_path, name, count):
     "Interrupted, and the same cell run again by the same Learner, as often as it takes"
     whole,args = start(name, path, tmp_path/'whole')
     run(whole, **args)
     learn,args = start(name, path, tmp_path/'part')
     rng = random.Random(name)
-    for _ in range(40):
+    for n in range(40):
         try: run(learn, checkpoint='a', resume=True, cbs=StopAt(rng.randrange(1, 9)), **args)
         except KeyboardInterrupt: continue
         break
-    assert same_weights(weights(learn), weights(whole))
+    held = same_weights(weights(learn), weights(whole))
+    count('interrupts, and the cell run again', n, n*held)
+    assert held
