@@ -47,7 +47,7 @@ def folder_learner(
     try: return vision_learner(dls, f, pretrained=pretrained, metrics=accuracy, lr=lr)
     except (OSError,torch.OutOfMemoryError): raise      # no connection, no memory: not the model's fault
     except Exception as e:
-        reason = str(e).split('\n')[0] or type(e).__name__
+        reason = "it has no pooling layer" if isinstance(e, StopIteration) else str(e).split('\n')[0]
         raise ValueError(f"arch={arch!r}: `vision_learner` cannot cut a body from it ({reason}): {instead}") from e
 
 # %% ../nbs/20_cli.ipynb #bf795ddc
