@@ -14,7 +14,7 @@ with warnings.catch_warnings():
     warnings.simplefilter('ignore')     # what fastai and torch have to say to each other at import
     from fastai.vision.all import *
     from fastai_progresize.all import *
-    from fastai_progresize.stage import check_folder, check_lr, check_positive
+    from fastai_progresize.stage import check_folder, check_lr, is_number
     from fastai_progresize.samples import glyphs, small_resnet
     from fastai_progresize.book import book_table, experiments, list_experiments, run_experiment
 
@@ -34,7 +34,7 @@ def folder_learner(
 )->Learner:
     "The book's Learner for an xresnet from scratch, else a `vision_learner`. Raises `ValueError` for an unknown `arch`"
     check_lr(lr)
-    check_positive('widen', widen)
+    if not (is_number(widen) and .05<=widen<=4): raise ValueError(f"widen={widen!r}: pass a number from 0.05 to 4")
     arch = str(arch)
     f = globals().get(arch)
     if arch.startswith('xresnet') and callable(f) and not pretrained:
