@@ -93,18 +93,14 @@ def check_folder(
 
 def check_figure(
     ax:plt.Axes, # matplotlib axes, or None
-    figsize:tuple, # Size of a figure, or None
+    figsize:tuple, # Size of a figure, inches, or None
 ):
     "Raise a `ValueError` if nothing can be drawn in `ax`, or in a figure of `figsize`"
     if ax is not None and not isinstance(ax, plt.Axes): raise ValueError(f"ax={ax!r}: pass matplotlib axes, or None")
-    if figsize is not None and not (is_list(figsize) and len(figsize)==2 and all(is_side(o) for o in figsize)):
+    if figsize is not None and not (is_list(figsize) and len(figsize)==2 and all(map(_is_side, figsize))):
         raise ValueError(f"figsize={figsize!r}: pass (width, height) in inches, or None")
 
-def is_side(
-    o:object # Anything
-)->bool:
-    "Is `o` a width or a height of a figure, in inches?"
-    return is_number(o) and .1<=o<=500
+def _is_side(o): return is_number(o) and .1<=o<=500
 
 def check_table(
     df:pd.DataFrame, # A table
