@@ -12,12 +12,12 @@ __all__ = ['experiments', 'Experiment', 'same_epochs', 'same_pixels', 'same_seco
 import hashlib
 from dataclasses import dataclass, replace
 from fastai.vision.all import *
-from .stage import Stage, is_number
+from .stage import Stage, check_figure, check_folder, check_table, check_workers, is_count, is_number
 from .plan import Plan
 from .files import whole_file
 from .data import same_random
 from .fast.augment import get_presize
-from .fast.loaders import get_dls, seeded_split
+from .fast.loaders import check_sides, get_dls, seeded_split
 import fastai_progresize.learner     # for `fit_progressive`
 
 # %% ../nbs/19_book.ipynb #32675033
@@ -272,10 +272,14 @@ def _run(e, seed, dls, out):
     return df
 
 # %% ../nbs/19_book.ipynb #2a8607e5
+def _check_runs(df):
+    check_table(df, 'run seed epoch size accuracy seconds book book_seconds'.split(), '`run_experiment`')
+
 def book_table(
     df:pd.DataFrame, # From `run_experiment`, or several of them, one below the other
 )->pd.DataFrame: # A row per experiment
     "Accuracy, its mean and standard deviation over the seeds, and the mean time of an epoch, beside the book's"
+    _check_runs(df)
     last,runs = df.groupby(['run','seed'], sort=False).last(),df.groupby('run', sort=False)
     best = last.tta.fillna(last.accuracy) if 'tta' in last else last.accuracy
     def _by_run(o): return o.groupby('run', sort=False)
@@ -292,6 +296,8 @@ def plot_runs(
     figsize:tuple=(6,4), # Size of a new figure, inches
 )->plt.Axes:
     "Accuracy over the seconds of training, one line per seed, the book's accuracy dashed"
+    _check_runs(df)
+    check_figure(ax, figsize)
     if ax is None: ax = plt.subplots(figsize=figsize)[1]
     for i,(name,g) in enumerate(df.groupby('run', sort=False)):
         line = dict(color=f'C{i}', marker='.', alpha=.7)
@@ -310,12 +316,17 @@ def _slug(**kwargs): return ''.join(f"-{k}{'x'.join(map(str, listify(v)))}" for 
 def _named(e):
     "The experiment of the name `e`"
     if isinstance(e, Experiment): return e
-    if e not in experiments: raise ValueError(f"There is no experiment {e!r}: choose from {', '.join(experiments)}")
-    return experiments[e]
+    if isinstance(e, str) and e in experiments: return experiments[e]
+    raise ValueError(f"There is no experiment {e!r}: choose from {', '.join(experiments)}")
+
+def _check_images(e, path, subset):
+    check_folder('path', path)
+    block = e._block(e.stages[0].size, subset)
+    check_sides(block.get_items(Path(path)), block.splitter, path)
 
 def _check_numbers(seeds, subset):
-    if not isinstance(seeds, int) or seeds<1: raise ValueError(f"seeds={seeds!r}: pass the number of runs, at least 1")
-    if subset is not None and (not isinstance(subset, int) or subset<1):
+    if not is_count(seeds): raise ValueError(f"seeds={seeds!r}: pass the number of runs, at least 1")
+    if subset is not None and not is_count(subset):
         raise ValueError(f"subset={subset!r}: pass a number of images, or None for all")
 
 def _save_runs(df, out):
@@ -339,6 +350,9 @@ def run_experiment(
     "Train as the book does, once per seed, and what it is compared with. Raises `ValueError` for a bad name or no data"
     e,subset,fast = _named(e),kwargs.get('subset'),kwargs.get('fast')
     _check_numbers(seeds, subset)
+    check_workers(kwargs.get('num_workers'))
+    check_folder('out', out)
+    if path is not None: _check_images(e, path, subset)
     e = e.scaled(scale, epochs, bs)
     data = None if path is None else _folder_id(Path(path).resolve())
     path = imagenette(e.url) if path is None else Path(path)

@@ -14,6 +14,7 @@ with warnings.catch_warnings():
     warnings.simplefilter('ignore')     # what fastai and torch have to say to each other at import
     from fastai.vision.all import *
     from fastai_progresize.all import *
+    from fastai_progresize.stage import check_folder, check_lr, is_number
     from fastai_progresize.samples import glyphs, small_resnet
     from fastai_progresize.book import book_table, experiments, list_experiments, run_experiment
 
@@ -32,13 +33,22 @@ def folder_learner(
     lr:float=defaults.lr, # The Learner's lr
 )->Learner:
     "The book's Learner for an xresnet from scratch, else a `vision_learner`. Raises `ValueError` for an unknown `arch`"
+    check_lr(lr)
+    if not (is_number(widen) and .05<=widen<=4): raise ValueError(f"widen={widen!r}: pass a number from 0.05 to 4")
+    arch = str(arch)
     f = globals().get(arch)
     if arch.startswith('xresnet') and callable(f) and not pretrained:
         return Learner(dls, f(n_out=dls.c, widen=widen), loss_func=CrossEntropyLossFlat(), metrics=accuracy, lr=lr)
     f = f or getattr(models, arch, None) or _timm_name(arch)
-    if callable(f) or isinstance(f, str): return vision_learner(dls, f, pretrained=pretrained, metrics=accuracy, lr=lr)
-    raise ValueError(f"arch={arch!r} is no model of fastai, torchvision or timm, as far as they are installed: pass one"
-                     " such as xresnet18, xresnet50, resnet34")
+    instead = "pass one such as xresnet18, xresnet50, resnet34"
+    if not (callable(f) or isinstance(f, str)):
+        raise ValueError(f"arch={arch!r} is no model of fastai, torchvision or timm, as far as they are installed:"
+                         f" {instead}")
+    try: return vision_learner(dls, f, pretrained=pretrained, metrics=accuracy, lr=lr)
+    except (OSError,torch.OutOfMemoryError): raise      # no connection, no memory: not the model's fault
+    except Exception as e:
+        reason = "it has no pooling layer" if isinstance(e, StopIteration) else str(e).split('\n')[0]
+        raise ValueError(f"arch={arch!r}: `vision_learner` cannot cut a body from it ({reason}): {instead}") from e
 
 # %% ../nbs/20_cli.ipynb #bf795ddc
 def _save_run(learn, out):
@@ -70,6 +80,7 @@ def fit_folder(
     **kwargs # Arguments of `get_dls`
 )->tuple: # The trained Learner, and the table of `compare_runs`
     "Train on the images of `path` through growing sizes, print what it took, write the results to `out`"
+    check_folder('out', out)
     data,final = partial(get_dls, path=path, seed=seed, **kwargs),plan[-1]
     def _learner():
         set_seed(seed)
@@ -117,10 +128,11 @@ def run_demo(
     **kwargs # `checkpoint` and `resume` of `fit_folder`
 )->tuple: # The trained Learner, and the table of `compare_runs`
     "Train on `glyphs` through growing sizes, and at the final size throughout"
+    plan = Plan(epochs, sizes, bs=32)
     path = glyphs(scale=(.25,.45))
     print(f"{len(get_image_files(path))} images in {str(path).replace(str(Path.home()), '~')}\n")
     still = dict(do_flip=False, mult=0, max_zoom=1.)      # the letters are turned and lit already
-    res = fit_folder(path, out, Plan(epochs, sizes, bs=32), compare=True, seed=seed, learner=demo_learner,
+    res = fit_folder(path, out, plan, compare=True, seed=seed, learner=demo_learner,
                      preflight=True, num_workers=num_workers, cache=True, **still, **kwargs)
     mean,se = five_seeds
     print(f"One run says little: over five seeds, as the page on evidence has them, {mean:+.1f} ± {se:.1f} points of"

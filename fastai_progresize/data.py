@@ -11,7 +11,7 @@ __all__ = ['show_stages']
 import inspect
 from copy import copy, deepcopy
 from fastai.vision.all import *
-from .stage import check_aug, hw, is_number, short_size
+from .stage import check_aug, check_count, check_figure, hw, is_list, is_number, short_size
 
 # %% ../nbs/04_data.ipynb #1858cccc
 _wh_tfms,_hw_tfms = (Resize,RandomResizedCrop,RandomCrop,CropPad),(RandomResizedCropGPU,AffineCoordTfm)
@@ -131,6 +131,7 @@ def at_size(self:DataLoaders,
     if old is None:
         raise ValueError(f"No transform of these DataLoaders resizes images, so they cannot be made {size} px: pass a"
                          " function as `get_dls=`, which takes `size` and `bs` and returns `DataLoaders`")
+    if bs is not None: check_count('bs', bs)
     by = tuple(n/o for n,o in zip(new, old)) if isinstance(old, tuple) else (max(new)/old,)*2
     def _bs(dl): return dl.bs if bs is None else max(1, round(dl.bs*bs/self.train.bs))
     res = copy(self)
@@ -201,6 +202,14 @@ def call_get_dls(
     raise ValueError(f"get_dls returned {dls!r} for size={size}, bs={bs}: let it return `DataLoaders`")
 
 # %% ../nbs/04_data.ipynb #f4eed244
+def _decoded(make, size, n, ds_idx):
+    "The first `n` items at `size`, with the same random numbers for each: the same crops, turned alike"
+    with same_random():
+        dls = make(size, n)
+        check_count('ds_idx', ds_idx, 0, len(dls.loaders)-1)
+        dl = dls[ds_idx]
+        return dl.decode_batch(probe_batch(dl, n), max_n=n)
+
 def show_stages(
     get_dls:callable, # Function of `size` and `bs` that returns `DataLoaders`, or `DataLoaders` to show `at_size`
     sizes:list, # Sizes in px, ints or (height, width)
@@ -209,18 +218,19 @@ def show_stages(
     figsize:tuple=None, # Size of the figure, inches; None: by the number of images
 )->np.ndarray: # matplotlib axes, a row per image, a column per size
     "Show the same images at every size, with what belongs to them in the image, such as masks and points"
-    if not sizes or n<1: raise ValueError(f"sizes={sizes}, n={n}: pass at least one size, and one image or more")
     make = get_dls.at_size if isinstance(get_dls, DataLoaders) else partial(call_get_dls, get_dls)
+    sizes = [short_size(o) for o in (sizes if is_list(sizes) else [sizes])]
+    if not sizes: raise ValueError("sizes is empty: pass at least one size")
+    check_count('n', n, most=100)
+    check_figure(None, figsize)
+    shown = [_decoded(make, o, n, ds_idx) for o in sizes]
     figsize = figsize or (2.2*len(sizes), 2.2*n)
     fig,axs = plt.subplots(n, len(sizes), figsize=figsize, squeeze=False, layout='constrained')
-    for size,col in zip(sizes, axs.T):
-        with same_random():     # the same random numbers for each size: the same crops, turned alike
-            dl = make(size, n)[ds_idx]
-            items = dl.decode_batch(probe_batch(dl, n), max_n=n)
+    for size,items,col in zip(sizes, shown, axs.T):
         for ax,item in zip(col, items):
             for o in item:
                 if not isinstance(o, (str,L)): o.show(ctx=ax)
             ax.set_title('')
-        col[0].set_title(f'{short_size(size)} px')
+        col[0].set_title(f'{size} px')
         for ax in col: ax.axis('off')
     return axs

@@ -11,6 +11,7 @@ __all__ = []
 import inspect
 from dataclasses import dataclass
 from fastai.vision.all import *
+from .stage import check_count, check_figure
 from .plan import Plan
 
 # %% ../nbs/02_phase.ipynb #38fe5b73
@@ -82,6 +83,7 @@ def phase_at(self:Plan,
     epoch:int, # Epoch of the run, from 0
 )->Phase:
     "The phase that `epoch` belongs to"
+    check_count('epoch', epoch, 0)
     return last(o for o in self.phases if o.start<=epoch)
 
 # %% ../nbs/02_phase.ipynb #5a4ad3a9
@@ -106,6 +108,7 @@ def plot(self:Plan,
 ):
     "Plot size and lr over the epochs, lr relative to the learner's where the plan leaves it open"
     if not self.stages: raise ValueError("This plan leaves its sizes to the learner: plot `plan.for_learner(learn)`")
+    check_figure(ax, figsize)
     if ax is None: ax = plt.subplots(figsize=figsize)[1]
     draw_stages(ax, [(o, o+s.total, s.size) for s,o in zip(self, self.starts)])
     x = np.linspace(0, 1, 100)

@@ -11,8 +11,9 @@ __all__ = ['Plan']
 import inspect
 from dataclasses import replace
 from fastai.vision.all import *
-from .stage import Stage, check_aug, check_count, check_fit, check_lr, default_shares, default_sizes
-from .stage import hw, is_list, is_number, scratch_fit, share_epochs, short_size, whole_fits
+from .stage import Stage, check_aug, check_count, check_fit, check_lr, check_positive, default_shares
+from .stage import default_sizes, hw, is_list, is_number, scratch_fit, share_epochs, short_size
+from .stage import whole_fits
 
 # %% ../nbs/01_plan.ipynb #cb3ba648
 def _per_size(name, o, n):
@@ -75,8 +76,7 @@ def _check_cycle(pct_start, **kwargs):
     if pct_start is not None and not (is_number(pct_start) and 0<=pct_start<=1):
         raise ValueError(f"pct_start={pct_start!r}: pass a share from 0 to 1")
     for k,v in kwargs.items():
-        if v is not None and not (is_number(v) and 0<v<float('inf')):
-            raise ValueError(f"{k}={v!r}: pass a positive, finite number")
+        if v is not None: check_positive(k, v)
 
 def _check_values(bs, lr, freeze_epochs):
     for o in bs if is_list(bs) else [bs]:
@@ -90,6 +90,7 @@ def _make_stages(n_epoch, sizes, size, bs, lr_max, freeze_epochs):
     if is_list(n_epoch) and (stages := _stage_list(n_epoch)):
         if sizes is not None: raise ValueError(f"sizes={sizes}: the `Stage`s have their own sizes, pass either")
     else:
+        for o in n_epoch if is_list(n_epoch) else [n_epoch]: check_count('n_epoch', o)
         _check_meant(n_epoch, sizes)
         if sizes is None and size is None: return []
         most = len(n_epoch) if is_list(n_epoch) else n_epoch
@@ -134,6 +135,7 @@ class Plan:
         args = {k: _plain_list(v) for k,v in args.items()}
         n_epoch,sizes,size,bs,lr_max = (args[k] for k in ('n_epoch','sizes','size','bs','lr_max'))
         self.fit,self.cycle = fit,{k: args[k] for k in _cycle}
+        if size is not None: hw(size)
         if fit is not None: check_fit(fit)
         _check_cycle(**self.cycle)
         if self.fit=='flat_cos' and div is not None:
@@ -231,6 +233,7 @@ def stage_at(self:Plan,
     epoch:int, # Epoch of the run, from 0
 )->int:
     "The number of the stage that `epoch` belongs to, from 0"
+    check_count('epoch', epoch, 0)
     return sum(epoch>=o for o in self.starts) - 1
 
 @patch(as_prop=True)

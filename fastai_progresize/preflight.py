@@ -9,10 +9,11 @@ __all__ = ['Preflight']
 
 # %% ../nbs/14_preflight.ipynb #351962a1
 import gc
+from bisect import bisect
 from dataclasses import replace
 from time import perf_counter
 from fastai.vision.all import *
-from .stage import Stage, is_list, is_number, short_size
+from .stage import Stage, check_positive, is_list, short_size
 from .plan import Plan
 from .files import name_unreadable
 from .data import same_random
@@ -170,13 +171,12 @@ def measured(self:Run,
     return _of
 
 # %% ../nbs/14_preflight.ipynb #e0ca16d7
-_many = 1000      # epochs enough for all sizes
+_many,_most = 1000,10**6      # epochs enough for all sizes, and more than anyone trains
 
 def _check_time(n_epoch, minutes):
     if (n_epoch is None)==(minutes is None):
         raise ValueError(f"n_epoch={n_epoch}, minutes={minutes}: pass the epochs, or the `minutes` that they may take")
-    if minutes is not None and not (is_number(minutes) and 0<minutes<float('inf')):
-        raise ValueError(f"minutes={minutes!r}: pass a positive, finite number")
+    if minutes is not None: check_positive('minutes', minutes)
 
 def _as_many(run, measured, seconds, n):
     "The `Preflight` of the longest run of at least `n` epochs that takes up to `seconds`"
@@ -184,8 +184,9 @@ def _as_many(run, measured, seconds, n):
     if res.seconds>seconds:
         raise ValueError(f"minutes={seconds/60:g}: the shortest run, of {n} epochs, takes {res.seconds/60:.1f}: pass"
                          " more `minutes`, or smaller `sizes`")
-    while (longer := measured(run(res.plan.n_epoch+1).plan)).seconds<=seconds: res = longer
-    return res
+    def _seconds(n): return measured(run(n).plan).seconds
+    longer = bisect(range(n+1, _most), seconds, key=_seconds)
+    return measured(run(n+longer).plan)
 
 # %% ../nbs/14_preflight.ipynb #1cd56671
 @patch
@@ -199,6 +200,7 @@ def preflight(self:Learner,
 )->Preflight:
     "Try every size as `fit_progressive` would train it: time, memory, batch size. The Learner stays as it is"
     check_names(kwargs, Learner.preflight)
+    check_positive('seconds', seconds)
     _check_time(n_epoch, minutes)
     if minutes is None: return Run(self, n_epoch, sizes, **kwargs).preflight(seconds)
     def _run(n): return Run(self, n, sizes, **kwargs)

@@ -14,6 +14,7 @@ from fastai.vision.all import *
 from PIL import ImageDraw, ImageEnhance, ImageFont
 from sklearn.datasets import load_sample_images
 from sklearn.model_selection import train_test_split
+from .stage import check_count, check_folder, check_seed, is_list, is_number
 
 # %% ../nbs/18_samples.ipynb #db167b75
 glyph_classes = list('ABCDEFGHIJ')
@@ -83,6 +84,15 @@ def whole_dir(
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
 # %% ../nbs/18_samples.ipynb #2e69c70a
+def _check_scale(scale):
+    if is_list(scale) and len(scale)==2 and all(map(is_number, scale)) and .05<=scale[0]<=scale[1]<=.6: return
+    raise ValueError(f"scale={scale!r}: pass the lowest and the highest share, from .05 to .6")
+
+def _data_folder(path):
+    if path is None: return Path(fastai_path('data'))
+    check_folder('path', path)
+    return Path(path)
+
 def glyphs(
     n_train:int=1500, # Number of training images
     n_valid:int=500, # Number of validation images
@@ -91,8 +101,12 @@ def glyphs(
     scale:tuple=(.2,.4), # Height of a letter as a share of the image's shorter side, lowest and highest
 )->Path: # Folder with `train` and `val`
     "A dataset of letters over photographs in Imagenette's layout, drawn on first use"
-    scaled = '' if scale==(.2,.4) else f'-{scale[0]:g}-{scale[1]:g}'
-    path = Path(path or fastai_path('data'))/f'glyphs-{n_train}-{n_valid}-{seed}{scaled}'
+    check_count('n_train', n_train)
+    check_count('n_valid', n_valid)
+    check_seed(seed)
+    _check_scale(scale)
+    scaled = '' if tuple(scale)==(.2,.4) else f'-{scale[0]:g}-{scale[1]:g}'
+    path = _data_folder(path)/f'glyphs-{n_train}-{n_valid}-{seed}{scaled}'
     if path.exists(): return path
     photos,fonts,rng = glyph_photos(),glyph_fonts(),random.Random(seed)
     todo = [('train',i) for i in range(n_train)] + [('val',i) for i in range(n_valid)]
@@ -119,7 +133,8 @@ def elpv(
     path:str|Path=None, # Folder to put datasets in; None: `fastai_cfg`'s data folder (`~/.fastai/data`)
 )->Path: # Folder with `train` (75%) and `val`, `defective` (a probability of at least .5) and `functional` in each
     "Photographs of solar cells in Imagenette's layout, split alike by probability of a defect and kind of module"
-    path = Path(path or fastai_path('data'))/f'elpv-{seed}'
+    check_seed(seed)
+    path = _data_folder(path)/f'elpv-{seed}'
     if path.exists(): return path
     df = _elpv_table()
     parts = train_test_split(df, test_size=.25, random_state=seed, stratify=df[['probability','kind']])
@@ -136,6 +151,9 @@ def small_resnet(
     widths:tuple=(24,32,64,128,256), # Channels of the stem's first layer, and of each of the four blocks
 )->nn.Sequential:
     "A ResNet of four blocks with a light stem, for small images and few cores"
+    check_count('n_out', n_out)
+    if not is_list(widths) or len(widths)<2: raise ValueError(f"widths={widths!r}: pass a list of at least two")
+    for o in widths: check_count('widths', o, most=10_000)
     stem,first,*more = widths
     blocks = [ResBlock(1, first, first), *(ResBlock(1, a, b, stride=2) for a,b in zip(widths[1:], more))]
     return nn.Sequential(ConvLayer(3, stem, stride=2), ConvLayer(stem, first, stride=2), *blocks,

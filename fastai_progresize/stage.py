@@ -18,11 +18,20 @@ def hw(
 )->tuple: # (height, width), px
     "Both sides of `size`. Raises `ValueError` if it is not a size"
     sides = tuple(size) if isinstance(size, (tuple,list)) else (size,size)
-    if len(sides)!=2 or not all(_is_int(o) and o>0 for o in sides):
+    if len(sides)!=2 or not all(is_count(o, most=float('inf')) for o in sides):
         raise ValueError(f"size={size!r} is not an image size: pass a positive int, or (height, width)")
+    if max(sides)>_most_px: raise ValueError(f"size={size!r}: pass a size of at most {_most_px} px")
     return tuple(map(int, sides))
 
-def _is_int(o): return isinstance(o, (int,np.integer)) and not isinstance(o, bool)
+_most_px = 10_000      # about where Pillow takes an image for a decompression bomb
+
+def is_count(
+    o:object, # Anything
+    least:int=1, # Smallest count
+    most:int=10**6, # Largest count
+)->bool: # Not of True
+    "Is `o` an int from `least` to `most`?"
+    return isinstance(o, (int,np.integer)) and not isinstance(o, bool) and least<=o<=most
 
 def short_size(
     size:int|tuple, # Side of a square or (height, width), px
@@ -48,9 +57,62 @@ def check_count(
     name:str, # Name of the argument
     n:int, # Its value
     least:int=1, # Smallest value
+    most:int=10**6, # Largest value
 ):
-    "Raise a `ValueError` if `n` is no int of at least `least`"
-    if not _is_int(n) or n<least: raise ValueError(f"{name}={n!r}: pass an int of at least {least}")
+    "Raise a `ValueError` if `n` is no int from `least` to `most`"
+    if is_count(n, least, most): return
+    limit = f"at most {most}" if is_count(n, least, float('inf')) else f"at least {least}"
+    raise ValueError(f"{name}={n!r}: pass an int of {limit}")
+
+def check_seed(
+    seed:int, # Seed of random numbers
+):
+    "Raise a `ValueError` if NumPy cannot be seeded with `seed`"
+    check_count('seed', seed, 0, 2**32-1)
+
+def check_workers(
+    n:int, # Number of processes, or None
+):
+    "Raise a `ValueError` if `n` is no `num_workers`"
+    if n is not None: check_count('num_workers', n, 0, 1000)
+
+def check_positive(
+    name:str, # Name of the argument
+    o:float, # Its value
+):
+    "Raise a `ValueError` if `o` is not a positive, finite number"
+    if not (is_number(o) and 0<o<float('inf')): raise ValueError(f"{name}={o!r}: pass a positive, finite number")
+
+def check_folder(
+    name:str, # Name of the argument
+    path:str|Path, # Its value
+):
+    "Raise a `ValueError` if `path` cannot be a folder"
+    if not isinstance(path, (str,Path)) or not str(path) or Path(path).is_file():
+        raise ValueError(f"{name}={str(path) if isinstance(path, Path) else path!r}: pass the path of a folder")
+
+def check_figure(
+    ax:plt.Axes, # matplotlib axes, or None
+    figsize:tuple, # Size of a figure, inches, or None
+):
+    "Raise a `ValueError` if nothing can be drawn in `ax`, or in a figure of `figsize`"
+    if ax is not None and not isinstance(ax, plt.Axes): raise ValueError(f"ax={ax!r}: pass matplotlib axes, or None")
+    if figsize is not None and not (is_list(figsize) and len(figsize)==2 and all(map(_is_side, figsize))):
+        raise ValueError(f"figsize={figsize!r}: pass (width, height) in inches, or None")
+
+def _is_side(o): return is_number(o) and .1<=o<=500
+
+def check_table(
+    df:pd.DataFrame, # A table
+    columns:list, # Columns that it has to have
+    source:str, # What makes such tables
+):
+    "Raise a `ValueError` if `df` is not a table with rows and `columns`"
+    lacks = f"{type(df).__name__} is not a `DataFrame`"
+    if isinstance(df, pd.DataFrame):
+        if len(df) and set(columns)<=set(df.columns): return
+        lacks = f"this table of {len(df)} rows has the columns {list(df.columns)}"
+    raise ValueError(f"{lacks}: pass one from {source}")
 
 whole_fits = ('single_cycle','flat_cos')      # one schedule over all sizes
 scratch_fit = 'flat_cos'                      # without a frozen body, if no other is chosen
@@ -74,8 +136,8 @@ def check_lr(
     fit:str=None, # The fit that gets it, None if it is not known
 ):
     "Raise a `ValueError` if nothing can be trained with `lr`"
-    lrs = [o for o in (lr.start,lr.stop) if o is not None] if isinstance(lr, slice) else [lr]
-    if not lrs or not all(is_number(o) and 0<o<float('inf') for o in lrs):
+    lrs = [ifnone(lr.start, lr.stop),lr.stop] if isinstance(lr, slice) else [lr]
+    if not all(is_number(o) and 0<o<float('inf') for o in lrs):
         raise ValueError(f"lr={lr!r}: pass a positive, finite number, or a `slice` of them")
     if fit=='fine_tune' and isinstance(lr, slice):
         raise ValueError(f"lr={lr}: `fine_tune` takes one number, its `base_lr`: pass a number, or fit='fit_one_cycle'")
@@ -120,6 +182,7 @@ def default_sizes(
     n:int=3, # Number of sizes, at most
 )->list: # Sizes in px, smallest first and `size` last
     "Up to three sizes, ending at `size`: half of it, three quarters of it, all of it"
+    check_count('n', n)
     short,long = sorted(hw(size))
     step = 16 if short>=128 else 4
     def _part(by):
@@ -144,7 +207,7 @@ def share_epochs(
     n = len(shares)
     if n_epoch<n:
         raise ValueError(f"n_epoch={n_epoch} is less than the {n} sizes: pass at least {n} epochs, or fewer `sizes`")
-    res = [1]*n
+    res = [max(1, s*n_epoch//sum(shares)-n-1) for s in shares]      # below what they get, so that few are left
     def _behind(i): return shares[i]*n_epoch - res[i]*sum(shares)
-    for _ in range(n_epoch-n): res[max(range(n), key=_behind)] += 1
+    for _ in range(n_epoch-sum(res)): res[max(range(n), key=_behind)] += 1
     return res

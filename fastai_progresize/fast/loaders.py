@@ -11,7 +11,7 @@ __all__ = ['get_dls']
 import functools
 from copy import copy
 from fastai.vision.all import *
-from ..stage import hw, short_size
+from ..stage import check_count, check_folder, check_seed, check_workers, hw, is_number, short_size
 from ..files import all_files, check_files, image_files, item_files, verified_splitter
 from ..data import copy_dl, same_random, tfms_size
 from .copies import presize_images
@@ -90,6 +90,9 @@ def _fast_tfms(dl, keep):
     return dict(after_item=Pipeline(_quick_tensors(items), split_idx=item.split_idx),
                 after_batch=Pipeline(batches, split_idx=batch.split_idx))
 
+def _check_cache(cache):
+    if cache is not None and not isinstance(cache, bool): check_folder('cache', cache)
+
 def _copies(tfms, files, cache):
     "The folder of copies of `files` at the size that the first of `tfms` that resizes needs; None without `cache`"
     if not cache: return
@@ -105,6 +108,7 @@ def fast(self:DataLoaders,
     cache:bool|str|Path=False, # Keep small copies of large images (`presize_images`)? True, or a folder for them
 )->DataLoaders:
     "The same images, as sharp, loaded for the work of their pixels; `self` where fast loading does not work"
+    _check_cache(cache)
     if not fast_works(): return self
     tfms = [_fast_tfms(dl, keep=1. if cache else None) if isinstance(dl, TfmdDL) else {} for dl in self.loaders]
     copies = _copies(tfms[0]['after_item'].fs if tfms[0] else [], image_files(self), cache) if cache else None
@@ -121,6 +125,20 @@ def seeded_split(
     "A fifth of `items` to validate with, the same at each call"
     with no_random(): return RandomSplitter(seed=seed)(items)   # `RandomSplitter` leaves torch's generator seeded
 
+def check_sides(
+    items:list, # Image files, in a folder for each class
+    splitter:callable, # From items to the indices of the training and of the validation set
+    path:Path, # Where they are from
+):
+    "Raise a `ValueError` if a side of the split is empty, or if a class is only in that for validation"
+    train,valid = ({parent_label(items[i]) for i in o} for o in splitter(items)[:2])
+    for name,side in dict(train=train, validate=valid).items():
+        if not side: raise ValueError(f"There are no images to {name} with in {path}: pass a folder that has images in"
+                                      " a sub-folder for each class, in both of `train` and `val` if it has these")
+    if valid-train:
+        raise ValueError(f"There are images of {', '.join(sorted(valid-train))} in {path} to validate with, but none to"
+                         " train with: add some, or remove the class")
+
 def folder_block(
     path:Path, # Folder of images, with a sub-folder for each class
     seed:int=42, # Seed of the random split of a folder without `train`
@@ -135,10 +153,36 @@ def folder_block(
     if len(names)<2:
         raise ValueError(f"All images in {path} are of one class, {names[0]!r}: {want} of at least two classes")
     splitter = GrandparentSplitter(valid_name=valid) if valid else partial(seeded_split, seed=seed)
+    check_sides(get_items(path), splitter, path)
     return DataBlock((ImageBlock, CategoryBlock), get_items=get_items, splitter=splitter, get_y=parent_label)
 
 # %% ../../nbs/08_loaders.ipynb #bc8e50e9
 _zoom_args = ('mode','pad_mode','batch','align_corners')
+
+def _no_batch(e, path, kwargs):
+    "The `ValueError` for an error `e` of fastai's, which names what it may come from"
+    args = ', '.join(f'{k}={v!r}' for k,v in kwargs.items())
+    instead = f"{args}: pass values that `aug_transforms` takes" if args else "pass a `dblock` that reads such data"
+    where = path if isinstance(path, Path) else 'the items'
+    return ValueError(f"No batch can be made of {where} ({type(e).__name__}: {e}); {instead}")
+
+def _normalize(stats):
+    try: return Normalize.from_stats(*stats)
+    except Exception as e: raise ValueError(f"stats={stats!r}: pass a mean and a standard deviation for each channel,"
+                                            " as `imagenet_stats`, or None") from e
+
+def _check_source(path, dblock, min_scale, verify):
+    if dblock is None: check_folder('path', path)
+    elif not isinstance(dblock, DataBlock): raise ValueError(f"dblock={dblock!r}: pass a `DataBlock`, or None")
+    if not (is_number(min_scale) and 0<min_scale<=1):
+        raise ValueError(f"min_scale={min_scale!r}: pass a share of the area, above 0 and up to 1")
+    if verify is not None and not isinstance(verify, (bool,str)):
+        raise ValueError(f"verify={verify!r}: pass True, 'skip' or False")
+
+def _imagenette():
+    try: return untar_data(URLs.IMAGENETTE)
+    except Exception as e: raise ValueError(f"Imagenette could not be fetched ({type(e).__name__}: {e}): pass a folder"
+                                            " of images as `path`") from e
 
 def _aug_once(size, min_scale, xtra_tfms=None, **kwargs):
     "`aug_transforms` with a random crop of each image, in one interpolation"
@@ -179,17 +223,25 @@ def get_dls(
     **kwargs
 )->DataLoaders:
     "The factory of fastbook's chapter 7, fast: images of a folder at `size`, presized, augmented and normalized"
-    if path is None: path = untar_data(URLs.IMAGENETTE)
+    if path is None: path = _imagenette()
+    check_count('bs', bs)
+    check_workers(num_workers)
+    check_seed(seed)
+    _check_cache(cache)
+    _check_source(path, dblock, min_scale, verify)
     if isinstance(path, str): path = Path(path)
-    item_tfm,batch_tfms = _presize_tfm(size, presize, min_scale, cache),_aug_once(hw(size), min_scale, **kwargs)
-    if stats is not None: batch_tfms.append(Normalize.from_stats(*stats))
+    item_tfm = _presize_tfm(size, presize, min_scale, cache)
+    try: batch_tfms = _aug_once(hw(size), min_scale, **kwargs)
+    except Exception as e: raise _no_batch(e, path, kwargs) from e
+    if stats is not None: batch_tfms.append(_normalize(stats))
     dblock = copy(dblock) if dblock else folder_block(path, seed)
     if dblock.splitter is None: dblock.splitter = partial(seeded_split, seed=seed)
     if verify: dblock.splitter = verified_splitter(dblock, path, verify)
     dblock.new(item_tfms=item_tfm, batch_tfms=batch_tfms)
     root = path if isinstance(path, Path) else '.'
     try: dls = DataBlock.dataloaders(dblock, path, path=root, bs=bs, num_workers=num_workers)
-    except (OSError,SyntaxError,Image.DecompressionBombError):       # fastai reads the first image
-        check_files(all_files(dblock, path), whole=True)
-        raise
+    except Exception as e:       # fastai reads the first image
+        if isinstance(e, (OSError,SyntaxError,Image.DecompressionBombError)):
+            check_files(all_files(dblock, path), whole=True)
+        raise _no_batch(e, path, kwargs) from e
     return _make_fast(dls, dblock, item_tfm, cache) if fast_works() else dls
