@@ -9,6 +9,7 @@ __all__ = ['find_faults']
 
 # %% ../nbs/03_files.ipynb #376a8322
 import functools, traceback
+from stat import S_ISREG
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from fastai.vision.all import *
@@ -31,12 +32,19 @@ def reason(
     "What `e` says, without the name of the file"
     return str(e).replace(repr(str(file)), 'it') or type(e).__name__
 
+def check_regular(
+    file:str|Path, # An image file
+):
+    "Raise an `OSError` if `file` is a pipe, a device or a folder: to open a pipe waits for someone to write"
+    if not S_ISREG(os.stat(file).st_mode): raise OSError("it is not a regular file")
+
 def file_fault(
     file:str|Path, # An image file
     whole:bool=False, # Decode it in any case?
 )->str: # The reason; None if it can be read, as far as was checked
     "Why `file` cannot be read as an image"
     try:
+        check_regular(file)
         if not whole and _looks_whole(file): return
         with Image.open(file) as im:
             if not whole and im.format not in ('JPEG','PNG'): return

@@ -128,10 +128,9 @@ def final_dls(self:Run,
     with same_random(): return self.own.at_size(final.size, final.bs)
 
 # %% ../nbs/12_run.ipynb #42bc493a
-def _check_data(run, b, made):
-    "Raise a `ValueError` if the data of a stage do not suit the learner's, of which `b` is a batch"
-    files,split = image_files(run.own),SplitCheck()
-    check_files(files)
+def _check_data(run, files, made):
+    "Raise a `ValueError` if the data of a stage do not suit the learner's, which are read from `files`"
+    split = SplitCheck()
     for s,dls in made:
         if not same_items(dls, run.own): check_files(L(set(image_files(dls)) - set(files)))
         split(dls, s.size)
@@ -165,11 +164,13 @@ def _way_out():
 def check(self:Run):
     "Raise a `ValueError` if data or model do not suit all stages; learner and random state stay as they are"
     with same_random(), _way_out(), name_unreadable(self.learn):
+        files = image_files(self.own)
+        check_files(files)      # before one is opened
         b = probe_batch(self.own.train)
         check_images(b)
         made = [(s,self.stage_dls(s)) for s in self.plan]
         if self.valid and self.valid not in self.plan.stages: made.append((self.valid, self.dls_at(self.valid)))
-        _check_data(self, b, made)
+        _check_data(self, files, made)
         self._check_model(b, made)
 
 # %% ../nbs/12_run.ipynb #cf0a34ae

@@ -1,0 +1,158 @@
+"What was tried to break it: data, disks and memory as they should not be"
+import resource
+import pytest
+from helpers import *
+from fastai_progresize.files import file_fault, find_faults
+from fastai_progresize.fast.read import ScaledImage
+
+kw = dict(bs=4, num_workers=0)
+two = dict(n_epoch=2, sizes=(32,48))
+
+def noisy(w, h, seed=0): return Image.fromarray(np.random.RandomState(seed).randint(0, 255, (h,w,3), dtype=np.uint8))
+
+def smooth(w, h, seed=0):
+    "A picture of large shapes, as photographs have them"
+    a = np.random.RandomState(seed).randint(0, 255, (6,8,3), dtype=np.uint8)
+    return Image.fromarray(a).resize((w,h), Image.BICUBIC)
+
+def save_all(d, n=12, make=smooth, suffix='jpg', size=(80,60)):
+    "`n` images of two classes"
+    for i in range(n):
+        (d/'ab'[i%2]).mkdir(parents=True, exist_ok=True)
+        make(*size, seed=i).save(d/'ab'[i%2]/f'{i}.{suffix}')
+    return d
+
+def sorted_files(d): return get_image_files(d).sorted()
+def small(dls): return small_learner(dls, model=partial(small_model, 2))
+def trains(dls, **kwargs):
+    learn = small(dls)
+    with learn.no_bar(), learn.no_logging(): learn.fit_progressive(**{**two, **kwargs})
+    assert list(learn.stage_history['size'])==[32,48]
+
+# 1. images of a few pixels, many images, no images
+
+tiny = [(1,1), (1,200), (200,1), (2,200), (200,2), (3,7), (15,400), (400,15)]
+
+@pytest.mark.parametrize('method', [ResizeMethod.Crop, ResizeMethod.Pad, ResizeMethod.Squish])
+def test_tiny_images_look_as_fastais(tmp_path, method):
+    for w,h in tiny:
+        f = tmp_path/f'{w}x{h}.jpg'
+        noisy(w, h).save(f)
+        for size in (32, (24,48), (48,24)):
+            for pad,split_idx in ((PadMode.Zeros,0), (PadMode.Reflection,1)):
+                a,b = (Resize(size, method, pad)(o.create(f), split_idx=split_idx)
+                       for o in (PILImage,ScaledImage) if not set_seed(1))
+                assert (image2tensor(a).float()-image2tensor(b).float()).abs().mean()<=1, (w, h, size, pad)
+
+@pytest.mark.parametrize('size,method', [(48, 'pad'), ((48,96), 'crop'), ((96,48), 'squish')])
+def test_tiny_images_train(tmp_path, size, method):
+    for i,(w,h) in enumerate(tiny+tiny[1:5]): noisy(w, h, i).save(tmp_path/f'{"ab"[i%2]}{i}.jpg')
+    dls = ImageDataLoaders.from_name_func(tmp_path, sorted_files(tmp_path), lambda o: o[0], valid_pct=.34, seed=1,
+                                          item_tfms=Resize(size, method), **kw)
+    learn = small(dls)
+    sizes = [tuple(o//2 for o in hw(size)), size]
+    with learn.no_bar(), learn.no_logging(): learn.fit_progressive(2, sizes=sizes)
+    assert len(learn.stage_history)==2
+
+def test_undecoded_images_hold_no_file(tmp_path):
+    f = tmp_path/'a.jpg'
+    noisy(40, 30).save(f)
+    own = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir('/proc/self/fd'))+20, own[1]))
+    try: ims = [ScaledImage.create(f) for _ in range(60)]
+    finally: resource.setrlimit(resource.RLIMIT_NOFILE, own)
+    assert (np.asarray(ims[-1])==np.asarray(PILImage.create(f))).all()
+
+@pytest.mark.parametrize('whole', [False,True])
+def test_pipes_are_not_opened(tmp_path, whole):
+    d = save_all(tmp_path/'d')
+    os.mkfifo(d/'b'/'x.jpg')
+    says = 'x.jpg cannot be read as an image: it is not a regular file'
+    assert find_faults(get_image_files(d), whole=whole)=={str(d/'b'/'x.jpg'): 'it is not a regular file'}
+    with pytest.raises(ValueError, match=says): presize_images(d, 20, tmp_path/'c', progress=False)
+    if whole: return
+    items = sorted_files(d)
+    items.insert(1, items.pop(-1))      # the second: fastai itself opens the first
+    assert items[1].is_fifo()
+    block = DataBlock((ImageBlock,CategoryBlock), get_y=parent_label, item_tfms=Resize(48),
+                      splitter=IndexSplitter(range(9, 13)))
+    dls = block.dataloaders(items, path=d, **kw)
+    with pytest.raises(ValueError, match=says): trains(dls)
+
+# 2. copies: full disks, killed runs, bad arguments
+
+@pytest.fixture
+def photos(tmp_path): return save_all(tmp_path/'photos', 6, noisy, size=(160,120))
+
+def copies(d): return {f.name: f.read_bytes() for f in d.iterdir()}
+
+def test_full_disk_leaves_no_half_copy(photos, tmp_path):
+    disk = tmp_path/'disk'
+    disk.mkdir()
+    if subprocess.run(['mount','-t','tmpfs','-o','size=60k','tmpfs',disk], capture_output=True).returncode:
+        pytest.skip('no permission to mount')
+    try:
+        with pytest.raises(OSError, match=r'No space left.*0\.\d MiB are free there.*pass another folder'):
+            presize_images(photos, 100, disk, progress=False)
+        left = list((disk/'100').iterdir())
+        assert left and all(file_fault(f, whole=True) is None for f in left) and len(left)<6
+        subprocess.run(['mount','-o','remount,size=2m',disk], check=True)
+        assert len(copies(presize_images(photos, 100, disk, progress=False)))==6
+    finally: subprocess.run(['umount','-l',disk])
+
+def test_short_writes_leave_no_half_copy(photos, tmp_path):
+    "A file size limit cuts what is written, as a full disk does"
+    own = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000,own[1]))
+    try:
+        with pytest.raises(OSError, match='File too large.*pass another folder'):
+            presize_images(photos, 100, tmp_path/'c', progress=False)
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, own)
+    assert not copies(tmp_path/'c'/'100')
+
+def test_damaged_copies_are_made_again(photos, tmp_path):
+    cache = presize_images(photos, 100, tmp_path/'c', progress=False)
+    whole = copies(cache)
+    a,b,*_ = sorted(cache.iterdir())
+    a.write_bytes(a.read_bytes()[:3000])
+    b.write_bytes(b'')
+    presize_images(photos, 100, tmp_path/'c', progress=False)
+    assert copies(cache)==whole
+
+def test_leftovers_are_removed(photos, tmp_path):
+    "What a killed run had begun to write; not what another run may be writing now"
+    (tmp_path/'c'/'100').mkdir(parents=True)
+    old,new = (tmp_path/'c'/'100'/f'tmp{o}tmp' for o in ('old','new'))
+    for o in (old,new): o.write_bytes(b'half')
+    os.utime(old, (time.time()-7200,)*2)
+    cache = presize_images(photos, 100, tmp_path/'c', progress=False)
+    assert not old.exists() and new.exists() and len(copies(cache))==7
+
+bad_args = [
+    (dict(size=-1), 'size=-1 is not a number of pixels'), (dict(size='128'), "size='128' is not a number of pixels"),
+    (dict(size=True), 'size=True is not'), (dict(size=float('nan')), 'size=nan is not'),
+    (dict(path='nowhere'), "path='nowhere' is not a folder: pass a folder of images, or a list"),
+    (dict(path=5), "path='5' is not a folder"), (dict(path=[]), r"path='\[\]' has no images"),
+    (dict(path=[5]), 'path: 5 is not a path'), (dict(path=['gone.jpg']), 'gone.jpg cannot be read as an image'),
+    (dict(cache='file'), "cache='file': file is a file, pass another folder"),
+    (dict(cache='file/c'), "cache='file/c': file is a file, pass another folder"),
+    (dict(cache=5), 'cache=5: pass a folder'),
+]
+
+@pytest.mark.parametrize('args,says', bad_args, ids=str)
+def test_bad_arguments_of_presize_images(photos, tmp_path, args, says):
+    (tmp_path/'file').write_text('')
+    with pytest.raises(ValueError, match=says):
+        presize_images(**{**dict(path=photos, size=100, cache='c', progress=False), **args})
+
+def test_a_file_or_an_empty_folder_is_refused(photos, tmp_path):
+    (tmp_path/'empty').mkdir()
+    with pytest.raises(ValueError, match='0.jpg.* is not a folder'): presize_images(photos/'a'/'0.jpg', 100, 'c')
+    with pytest.raises(ValueError, match='empty.* has no images'): presize_images(tmp_path/'empty', 100, 'c')
+
+def test_no_copies_of_images_in_memory():
+    "`cache` where nothing is read from files changes nothing"
+    ims = [np.array(smooth(80, 60, i)) for i in range(12)]
+    block = DataBlock((ImageBlock,CategoryBlock), get_x=ItemGetter(0), get_y=ItemGetter(1), item_tfms=Resize(48),
+                      splitter=RandomSplitter(.34, seed=1))
+    trains(block.dataloaders([(o, i%2) for i,o in enumerate(ims)], **kw), fast=dict(cache='c'))
