@@ -8,11 +8,11 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/files.html.md"""
 __all__ = ['find_faults']
 
 # %% ../nbs/03_files.ipynb #376a8322
-import functools, traceback
+import errno, functools, traceback
 from stat import S_ISREG
-from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from fastai.vision.all import *
+from concurrent.futures import ThreadPoolExecutor      # fastcore's prints errors
 from fastcore.xtras import atomic_save
 
 # %% ../nbs/03_files.ipynb #81656762
@@ -38,6 +38,14 @@ def check_regular(
     "Raise an `OSError` if `file` is a pipe, a device or a folder: to open a pipe waits for someone to write"
     if not S_ISREG(os.stat(file).st_mode): raise OSError("it is not a regular file")
 
+_of_process = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+
+def is_of_process(
+    e:Exception, # Raised while a file was read
+)->bool:
+    "Does the process lack memory, or has it too many open files? Then nothing is wrong with the file"
+    return isinstance(e, MemoryError) or getattr(e, 'errno', None) in _of_process
+
 def file_fault(
     file:str|Path, # An image file
     whole:bool=False, # Decode it in any case?
@@ -50,7 +58,9 @@ def file_fault(
             if not whole and im.format not in ('JPEG','PNG'): return
             im.draft(im.mode, (32,32))
             im.load()
-    except Exception as e: return reason(e, file)
+    except Exception as e:
+        if is_of_process(e): raise
+        return reason(e, file)
 
 @functools.lru_cache(None)
 def _whole_fault(file, mtime, size): return file_fault(file, whole=True)

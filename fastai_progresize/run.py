@@ -18,7 +18,7 @@ from .files import check_files, image_files, name_unreadable
 from .data import call_get_dls, check_images, get_bs, image_size, probe_batch, same_random
 from .fast import loaders      # for `DataLoaders.fast`
 from .check import SplitCheck, check_batch, check_same, model_fault, raise_model_faults, same_items
-from .trial import NotCopied
+from .trial import NotCopied, is_out_of_memory
 
 # %% ../nbs/12_run.ipynb #b8b8105f
 def _default_lr(learn):
@@ -154,11 +154,16 @@ def trial(self:Run):
 
 @contextmanager
 def _way_out():
-    "Name the way out of a false alarm"
+    "Name the way out of a false alarm, and that it is none if memory runs out"
     try: yield
     except ValueError as e:
         e.args = (f"{e} (check=False trains without these checks)",)
         raise
+    except Exception as e:
+        if not is_out_of_memory(e): raise
+        what = str(e).split('\n')[0] or type(e).__name__
+        raise ValueError(f"Memory runs out as data and model are checked ({what}): free some, or pass smaller `sizes`"
+                         " or a smaller model") from e
 
 @patch
 def check(self:Run):

@@ -1,9 +1,10 @@
 "What was tried to break it: data, disks and memory as they should not be"
-import resource
+import errno, resource
 import pytest
 from helpers import *
 from fastai_progresize.files import file_fault, find_faults
 from fastai_progresize.fast.read import ScaledImage
+from fastai_progresize.trial import is_out_of_memory
 
 kw = dict(bs=4, num_workers=0)
 two = dict(n_epoch=2, sizes=(32,48))
@@ -156,3 +157,58 @@ def test_no_copies_of_images_in_memory():
     block = DataBlock((ImageBlock,CategoryBlock), get_x=ItemGetter(0), get_y=ItemGetter(1), item_tfms=Resize(48),
                       splitter=RandomSplitter(.34, seed=1))
     trains(block.dataloaders([(o, i%2) for i,o in enumerate(ims)], **kw), fast=dict(cache='c'))
+
+# 3. memory runs out
+
+@pytest.mark.parametrize('e', [
+    MemoryError(),
+    OSError(errno.ENOMEM, 'Cannot allocate memory'), RuntimeError('could not create a primitive'),
+    RuntimeError('could not create a memory object'), RuntimeError('could not execute a primitive'),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    RuntimeError('std::bad_alloc'), RuntimeError("can't start new thread"),
+    torch.OutOfMemoryError('CUDA out of memory')], ids=repr)
+def test_memory_errors(e): assert is_out_of_memory(e)
+
+@pytest.mark.parametrize('e', [RuntimeError('could not create a primitive descriptor for a convolution'), OSError(2, 'x'),
+                               RuntimeError('mat1 and mat2 shapes cannot be multiplied'), KeyError('memory')], ids=repr)
+def test_other_errors(e): assert not is_out_of_memory(e)
+
+limited = """import resource, sys, warnings
+from fastai.vision.all import *
+from fastai_progresize.all import *
+torch.set_num_threads(1)
+def new_learner():
+    dls = ImageDataLoaders.from_path_func(sys.argv[1], get_image_files(sys.argv[1]).sorted(), parent_label, bs=8,
+                                          valid_pct=.34, seed=1, item_tfms=Resize(128), num_workers=0)
+    model = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1),
+                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 2))
+    return Learner(dls, model, loss_func=CrossEntropyLossFlat())
+def outcome(mib):
+    learn = new_learner()
+    used = int(open('/proc/self/statm').read().split()[0])*os.sysconf('SC_PAGE_SIZE')
+    resource.setrlimit(resource.RLIMIT_AS, (used+int(mib)*2**20,-1))
+    try: learn.preflight(2, sizes=(64,128), seconds=.01)
+    except ValueError as e: return str(e)
+    except BaseException as e: return f'raw {e!r}'
+    return 'fits'
+for mib in sys.argv[2:]:
+    sys.stdout.flush()
+    if pid := os.fork(): os.waitpid(pid, 0)
+    else:
+        print(outcome(mib).replace(chr(10), ' '), flush=True)
+        os._exit(0)"""
+
+def outcomes(d, limits):
+    "What a preflight says in processes that may use some MiB more than they do"
+    res = in_python(limited, d.parent, save_all(d, size=(200,150)), *limits).splitlines()
+    assert len(res)==len(limits)
+    for o in res: assert o=='fits' or re.search('[Mm]emory', o) and 'fails on' not in o and not o.startswith('raw'), o
+    return res
+
+def test_little_memory(tmp_path):
+    "No error of torch, and no model that is to blame"
+    a,b,c = outcomes(tmp_path/'d', (2,30,2000))
+    assert 'Memory runs out as data and model are checked' in a and 'fit' in b and c=='fits'
+
+@pytest.mark.long
+def test_any_memory(tmp_path): assert 'fits' in outcomes(tmp_path/'d', range(2, 162, 4))

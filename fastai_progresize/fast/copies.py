@@ -11,7 +11,7 @@ __all__ = ['presize_images']
 import contextlib, errno, hashlib, time
 from io import BytesIO
 from fastai.vision.all import *
-from ..files import check_regular, file_fault, raise_faults, reason, whole_file
+from ..files import check_regular, file_fault, is_of_process, raise_faults, reason, whole_file
 
 # %% ../../nbs/05_copies.ipynb #6fb9c4cc
 def presized_file(
@@ -49,7 +49,7 @@ def _presize_image(fn, size, cache):
         if small is None: return
         _write_copy(dest, small, comment=f'{w}x{h}', exif=exif)
     except Exception as e:
-        if isinstance(e, MemoryError) or getattr(e, 'errno', None) in _disk_errors: raise
+        if is_of_process(e) or getattr(e, 'errno', None) in _disk_errors: raise
         return reason(e, fn)
 
 def _source_files(path):
