@@ -211,4 +211,168 @@ def test_little_memory(tmp_path):
     assert 'Memory runs out as data and model are checked' in a and 'fit' in b and c=='fits'
 
 @pytest.mark.long
-def test_any_memory(tmp_path): assert 'fits' in outcomes(tmp_path/'d', range(2, 162, 4))
+def test_any_memory(tmp_path): assert 'fits' in outcomes(tmp_path/'d', range(2, 402, 10))
+
+# 4. leaks
+
+def by_path(items, size, seed, d='.'):
+    "The split is another one for each `seed`, as without one; where `d` is not the folder of the items keys are whole paths"
+    block = DataBlock((ImageBlock,CategoryBlock), get_y=parent_label, splitter=RandomSplitter(.3, seed=seed),
+                      item_tfms=Resize(size))
+    return block.dataloaders(items, path=d, **kw)
+
+def leaks(make, says='look the same', seeds=(1,2), sizes=(32,48)):
+    "`make` at two sizes with these seeds: refused before training"
+    seed = dict(zip(sizes, seeds))
+    learn = small(make(sizes[-1], seeds[-1]))
+    w,state = weights(learn),random.getstate()
+    with pytest.raises(ValueError, match=f'Leak: .*{says}'):
+        learn.fit_progressive(2, sizes=sizes, get_dls=lambda size, bs: make(size, seed[size]))
+    assert same_weights(w, weights(learn))
+
+def passes(make, seeds=(1,1), sizes=(32,48)):
+    seed = dict(zip(sizes, seeds))
+    learn = small(make(sizes[-1], seeds[-1]))
+    check = Run(learn, 2, sizes, get_dls=lambda size, bs: make(size, seed[size])).check
+    before = get_random_states()
+    check()
+    after = get_random_states()
+    assert before['random_state']==after['random_state']
+    assert torch.equal(before['torch_state'], after['torch_state'])
+    assert (before['numpy_state'][1]==after['numpy_state'][1]).all()
+
+@pytest.mark.parametrize('n', [24,400])
+def test_leak_of_a_folder_per_size(tmp_path, n):
+    "What has the same name in both is compared, however many there are"
+    for i in range(n):
+        im = smooth(128, 96, i)
+        for size in (48,64):
+            f = tmp_path/f'data{size}'/'ab'[i%2]/f'{i}.jpg'
+            f.parent.mkdir(parents=True, exist_ok=True)
+            im.resize((size*4//3,size), Image.BILINEAR).save(f)
+    def _make(size, seed): return by_path(sorted_files(tmp_path/f'data{size}'), size, seed)
+    leaks(_make, sizes=(48,64))
+    passes(_make, sizes=(48,64))
+
+@pytest.mark.parametrize('n', [12,300])
+def test_leak_of_png_and_jpeg(tmp_path, n):
+    d = save_all(save_all(tmp_path, n), n, suffix='png')
+    def _make(size, seed): return by_path(sorted_files(d), size, seed, d)
+    leaks(_make, seeds=(1,1))
+    passes(lambda size, seed: by_path(sorted_files(d).filter(lambda o: o.suffix=='.jpg'), size, seed, d))
+
+def test_leak_by_links(tmp_path):
+    "A link to a file, a link to a folder, a relative path"
+    d = save_all(tmp_path/'d')
+    (tmp_path/'links').mkdir()
+    for f in sorted_files(d): (tmp_path/'links'/f'{f.parent.name}_{f.stem}.jpg').symlink_to(f)
+    (tmp_path/'folder').symlink_to(d)
+    says = r'images are validated on .* such as (.*/)?\d+\.jpg'
+    for other in (tmp_path/'links', tmp_path/'folder', Path('d')):
+        def _items(size): return sorted_files(d if size==32 else other)
+        def _make(size, seed):
+            block = DataBlock((ImageBlock,CategoryBlock), get_y=lambda f: f.name[-5]>'4', item_tfms=Resize(size),
+                              splitter=RandomSplitter(.3, seed=seed))
+            return block.dataloaders(_items(size), path=tmp_path, **kw)
+        leaks(_make, says)
+
+def test_leak_by_a_loop(tmp_path):
+    d = save_all(tmp_path/'d')
+    (d/'a'/'loop').symlink_to(d)
+    items = sorted_files(d)
+    assert len(items)>100
+    leaks(lambda size, seed: by_path(items, size, seed, d), 'images are validated on', seeds=(1,1))
+
+class Tensors:
+    "A dataset of torch, whose items only its author knows"
+    def __init__(self, ims, size): self.ims,self.size = ims,hw(size)
+    def __len__(self): return len(self.ims)
+    def __getitem__(self, i):
+        x = tensor(np.array(self.ims[i].resize(self.size[::-1]))).permute(2, 0, 1).float()/255
+        return (x-.45)/.22,i%2
+
+def torch_loaders(ds, size, seed, split=torch.utils.data.random_split):
+    n = len(ds)*3//10
+    parts = split(ds, [len(ds)-n,n], generator=torch.Generator().manual_seed(seed))
+    return DataLoaders(*(torch.utils.data.DataLoader(o, batch_size=4) for o in parts))
+
+def own_split(ds, ns, generator):
+    order = torch.randperm(sum(ns), generator=generator).tolist()
+    return [Tensors([ds.ims[i] for i in o], ds.size) for o in (order[:ns[0]],order[ns[0]:])]
+
+@pytest.mark.parametrize('n', [24,400])
+def test_leak_of_torch_loaders(tmp_path, n):
+    ims = [smooth(80, 60, i) for i in range(n)]
+    def _make(size, seed): return torch_loaders(Tensors(ims, size), size, seed)
+    leaks(_make)
+    passes(_make)
+    if n>100: return
+    def _make(size, seed): return torch_loaders(Tensors(ims, size), size, seed, own_split)
+    leaks(_make)
+    passes(_make)
+
+def test_leak_of_torchvision(tmp_path):
+    from torchvision import datasets as D, transforms as T
+    d = save_all(tmp_path/'d', 24)
+    def _make(size, seed): return torch_loaders(D.ImageFolder(d, T.Compose([T.Resize(hw(size)), T.ToTensor()])), size, seed)
+    leaks(_make, 'images are validated on')
+    passes(_make)
+
+class Item:
+    def __init__(self, im, size): self.im,self.size = im,size
+
+def in_memory(items, get_x, size, seed):
+    block = DataBlock((TransformBlock(type_tfms=PILImage.create, batch_tfms=IntToFloatTensor),CategoryBlock),
+                      get_x=get_x, get_y=lambda o: 0, splitter=RandomSplitter(.3, seed=seed), item_tfms=Resize(size))
+    return block.dataloaders(items, **kw)
+
+def test_leak_of_objects():
+    "What else they hold differs at each size"
+    ims = [smooth(80, 60, i) for i in range(24)]
+    def _make(size, seed): return in_memory([Item(o, size) for o in ims], lambda o: np.array(o.im), size, seed)
+    leaks(_make)
+    passes(_make)
+
+@pytest.mark.parametrize('n', [24,300])
+def test_leak_of_row_numbers(n):
+    "Of a table that is shuffled at each stage: the numbers stand for other images"
+    ims = [np.array(smooth(80, 60, i)) for i in range(n)]
+    def _make(size, seed):
+        order = np.random.RandomState(seed).permutation(n)
+        return in_memory(range(n), lambda i: ims[order[i]], size, 1)
+    leaks(_make)
+    passes(_make)
+
+def frame(i):
+    "A still camera before which something small moves"
+    a,y,x = np.array(smooth(80, 60, 0)).astype(float),10+i*2//70*8,i*2%70
+    a[y:y+6,x:x+6] = 255
+    return Image.fromarray((a + np.random.RandomState(i).normal(0, 3, a.shape)).clip(0, 255).astype(np.uint8))
+
+def digit(i):
+    "Strokes on black, of ten kinds"
+    from PIL import ImageDraw
+    im = Image.new('L', (28,28))
+    rng = np.random.RandomState(i)
+    ImageDraw.Draw(im).text((6+rng.rand()*4,2+rng.rand()*4), str(i%10), fill=255, font_size=20)
+    return im.convert('RGB')
+
+def part(i):
+    "One product after another before the same wall, as on an assembly line"
+    rng = np.random.RandomState(i)
+    a = np.array(smooth(80, 60, 0)).astype(float)
+    a[10:50,20:60] += rng.normal(0, 6, (5,5,3)).repeat(8, 0).repeat(8, 1)
+    return Image.fromarray((a + rng.normal(0, 3, a.shape)).clip(0, 255).astype(np.uint8))
+
+alike = dict(blank=lambda i: Image.new('RGB', (80,60), (i%5,)*3), noise=lambda i: noisy(80, 60, i), frame=frame,
+             digit=digit, part=part, some_twice=lambda i: smooth(80, 60, i if i>=4 else i//2))
+
+@pytest.mark.parametrize('n', [24,90])
+@pytest.mark.parametrize('name', alike)
+def test_no_leak_of_images_that_are_alike(tmp_path, name, n):
+    for i in range(n):
+        (tmp_path/'ab'[i%2]).mkdir(exist_ok=True)
+        alike[name](i).save(tmp_path/'ab'[i%2]/f'{i}.png')
+    passes(lambda size, seed: by_path(sorted_files(tmp_path), size, seed, tmp_path))
+    ims = [alike[name](i) for i in range(n)]
+    passes(lambda size, seed: torch_loaders(Tensors(ims, size), size, seed))
