@@ -201,6 +201,11 @@ def _worth_it(valid, train):
         return range(len(valid.index)),range(len(train.index))
     return [np.flatnonzero(np.isin(a.hashes, b.hashes)).tolist() for a,b in ((valid,train),(train,valid))]
 
+def _closest(dist):
+    "The number of the closest in each row, and whether no other comes close"
+    first,*second = np.sort(dist, 1)[:,:2].T
+    return dist.argmin(1),first+.02<(second[0]/2 if second else np.inf)
+
 def same_looks(
     valid:Sample, # Of a validation set
     train:Sample, # Of a training set
@@ -209,15 +214,13 @@ def same_looks(
     (vs,a),(ts,b) = (_looked_at(*o) for o in zip((valid,train), _worth_it(valid, train)))
     if not vs or not ts: return []
     dist = np.sqrt(np.maximum(0, 2-2*(a@b.T)/a.shape[1]))      # root mean square of the differences
-    first,order = dist.argmin(1),np.sort(dist, 1)
-    second = order[:,1] if len(ts)>1 else np.full(len(vs), np.inf)
-    most = np.minimum(.15, np.median(dist)/10)      # copies are at .02 to .1, other crops of a photograph from .2
-    is_same = (order[:,0]<most) & (order[:,0]+.02<second/2)
-    return [(vs[i],ts[first[i]]) for i in np.flatnonzero(is_same)]
+    most = min(.15, np.median(dist)/10)     # copies are at .02 to .1, other crops of a photograph from .2
+    (t,is_clear),(v,is_clear_too) = _closest(dist),_closest(dist.T)
+    return [(vs[i],ts[j]) for i,j in enumerate(t) if dist[i,j]<most and v[j]==i and is_clear[i] and is_clear_too[j]]
 
 # %% ../nbs/10_check.ipynb #3bd18e29
-_fix = ("Fix the split: `splitter=RandomSplitter(seed=42)` in the `DataBlock` of `get_dls`, or any other that is the same"
-        " at each call")
+_fix = ("Fix the split: `splitter=RandomSplitter(seed=42)` in the `DataBlock` of `get_dls`, or any other that is the"
+        " same at each call")
 
 class Looks:
     "What images of all stages look like"
@@ -243,7 +246,7 @@ class Looks:
         n,found = len(self.same),sum(o.sum() for o in self.chance.values())
         if n<3 or n<found/3: return
         a,b = first(self.same.values())
-        looked = sum(map(len, self.chance.values()))
+        looked = sum((o>0).sum() for o in self.chance.values())
         raise ValueError(f"Leak: {n} of {looked} validation images that were compared look the same as training images"
                          f" (16x16 grey pixels of up to {_most_looks} images of each dataset), such as {a} and {b} in"
                          f" training. {_fix}")
