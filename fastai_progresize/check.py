@@ -202,9 +202,9 @@ def _worth_it(valid, train):
     return [np.flatnonzero(np.isin(a.hashes, b.hashes)).tolist() for a,b in ((valid,train),(train,valid))]
 
 def _closest(dist):
-    "The number of the closest in each row, and whether no other comes close"
-    first,*second = np.sort(dist, 1)[:,:2].T
-    return dist.argmin(1),first+.02<(second[0]/2 if second else np.inf)
+    "The number of the closest in each row, and how far the next one is"
+    _,*second = np.sort(dist, 1)[:,:2].T
+    return dist.argmin(1),second[0] if second else np.full(len(dist), np.inf)
 
 def same_looks(
     valid:Sample, # Of a validation set
@@ -214,9 +214,13 @@ def same_looks(
     (vs,a),(ts,b) = (_looked_at(*o) for o in zip((valid,train), _worth_it(valid, train)))
     if not vs or not ts: return []
     dist = np.sqrt(np.maximum(0, 2-2*(a@b.T)/a.shape[1]))      # root mean square of the differences
-    most = min(.15, np.median(dist)/10)     # copies are at .02 to .1, other crops of a photograph from .2
-    (t,is_clear),(v,is_clear_too) = _closest(dist),_closest(dist.T)
-    return [(vs[i],ts[j]) for i,j in enumerate(t) if dist[i,j]<most and v[j]==i and is_clear[i] and is_clear_too[j]]
+    most = min(.15, np.median(dist)/10)     # copies are at .02 to .1, most crops of a photograph from .2
+    (t,next_t),(v,next_v) = _closest(dist),_closest(dist.T)
+    def _is_same(i, j):
+        has_name = valid.has_names and train.has_names and valid.hashes[vs[i]]==train.hashes[ts[j]]
+        third = min(next_t[i], next_v[j])
+        return v[j]==i and dist[i,j]<most and dist[i,j]+.02<third/(2 if has_name else 4)
+    return [(vs[i],ts[j]) for i,j in enumerate(t) if _is_same(i, j)]
 
 # %% ../nbs/10_check.ipynb #3bd18e29
 _fix = ("Fix the split: `splitter=RandomSplitter(seed=42)` in the `DataBlock` of `get_dls`, or any other that is the"
@@ -244,7 +248,7 @@ class Looks:
             self.valid.append(valid)
             for o in self.train: self._compare(valid, o)
         n,found = len(self.same),sum(o.sum() for o in self.chance.values())
-        if n<3 or n<found/3: return
+        if n<3 or n<.4*found: return
         a,b = first(self.same.values())
         looked = sum((o>0).sum() for o in self.chance.values())
         raise ValueError(f"Leak: {n} of {looked} validation images that were compared look the same as training images"

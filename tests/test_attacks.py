@@ -367,12 +367,19 @@ def part(i):
     a[10:50,20:60] += rng.normal(0, 6, (5,5,3)).repeat(8, 0).repeat(8, 1)
     return Image.fromarray((a + rng.normal(0, 3, a.shape)).clip(0, 255).astype(np.uint8))
 
+@functools.cache
+def scene(): return smooth(300, 200, 3)
+def tile(i):
+    "Parts of one large picture, which overlap"
+    x,y = np.random.RandomState(i).randint(0, 60, 2)
+    return scene().crop((x, y, x+160, y+120))
+
 def placeholder(i):
     "Some are missing, and a picture that says so stands in their place"
     return smooth(80, 60, 0) if i%12==0 else smooth(80, 60, i)
 
-alike = dict(placeholder=placeholder, blank=lambda i: Image.new('RGB', (80,60), (i%5,)*3), digit=digit,
-             noise=lambda i: noisy(80, 60, i), frame=frame, part=part,
+alike = dict(tile=tile, placeholder=placeholder, blank=lambda i: Image.new('RGB', (80,60), (i%5,)*3),
+             digit=digit, noise=lambda i: noisy(80, 60, i), frame=frame, part=part,
              some_twice=lambda i: smooth(80, 60, i if i>=4 else i//2))
 
 @pytest.mark.parametrize('n', [24,90,600])
