@@ -8,11 +8,11 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/check.html.md"""
 __all__ = []
 
 # %% ../nbs/10_check.ipynb #0feeba55
-import hashlib, pickle
+import hashlib, pickle, time, zlib
 from fastai.vision.all import *
 from .stage import hw
 from .files import bar_if_long, dataset_files, item_rows, opens_files
-from .data import get_bs, probe_batch, tfms_size
+from .data import get_bs, probe_batch, same_random, tfms_size
 from .trial import NotCopied, is_out_of_memory, repeat_batches, try_batches
 
 # %% ../nbs/10_check.ipynb #56bc3950
@@ -55,26 +55,58 @@ def _index_keys(tl):
     return [f'{zero[:12]}[{o}]' for o in tl.items]
 
 def _below(f, root):
-    f = str(f)
-    return f[len(root):].lstrip('/\\') if f.startswith(root) else f
+    f,root = str(f),root.rstrip('/\\')
+    return f[len(root)+1:].lstrip('/\\') if f.startswith((root+'/', root+'\\')) else f
 
-def _all_keys(tl, root):
-    files = dataset_files(tl)
-    if files is not None: return (_below(f, root) for f in files)
+def _real_paths():
+    "A function from a path to the file that it leads to: links are searched once per folder, and in the name"
+    folder = functools.lru_cache(None)(os.path.realpath)
+    def _real(f):
+        d,name = os.path.split(str(f))
+        f = os.path.join(folder(d), name)
+        return os.path.realpath(f) if os.path.islink(f) else f
+    return _real
+
+def _item_keys(tl, name):
     if isinstance(tl.items, pd.DataFrame): return _row_keys(tl.items)
     items = list(item_rows(tl))
     if all(isinstance(o, (int,np.integer)) for o in items): return _index_keys(tl)
-    return (_below(o, root) if isinstance(o, (str,Path)) else _content(o) for o in bar_if_long(items))
+    return (name(o) if isinstance(o, (str,Path)) else _content(o) for o in bar_if_long(items))
+
+def _first_input(dls, ds_idx):
+    "What makes the first input of a dataset; the dataset itself if it is not fastai's, None if there is none"
+    ds = getattr(dls[ds_idx], 'dataset', None) if ds_idx<len(dls.loaders) else None
+    return ds.tls[0] if isinstance(ds, Datasets) else ds
+
+def _files(tl):
+    "The image files of a dataset, one per item; None if they are not known"
+    if isinstance(tl, TfmdLists): return dataset_files(tl)
+    if isinstance(tl, torch.utils.data.Subset):
+        files = _files(tl.dataset)
+        return files and [files[i] for i in tl.indices]
+    samples = getattr(tl, 'samples', None)      # torchvision's
+    is_files = isinstance(samples, list) and all(isinstance(o, tuple) and isinstance(o[0], str) for o in samples)
+    return [o[0] for o in samples] if is_files else None
 
 def item_keys(
     dls:DataLoaders, # Any `DataLoaders`
     ds_idx:int=0, # 0: training set, 1: validation set
 )->list: # In their order
     "What tells the items of a dataset apart"
-    ds = getattr(dls[ds_idx], 'dataset', None) if ds_idx<len(dls.loaders) else None
-    tl,root = ds.tls[0] if isinstance(ds, Datasets) else ds,str(getattr(dls, 'path', '.'))
+    tl,root = _first_input(dls, ds_idx),str(getattr(dls, 'path', '.'))
     if not isinstance(tl, TfmdLists): return {}.keys()     # a dataset of another kind, whose items only its author knows
-    return dict.fromkeys(_all_keys(tl, root)).keys()
+    def _name(o): return _below(o, root)
+    files = _files(tl)
+    return dict.fromkeys(map(_name, files) if files is not None else _item_keys(tl, _name)).keys()
+
+def _true_keys(dls, tl, files):
+    "The same, with the files that paths lead to"
+    real = _real_paths()
+    root = real(getattr(dls, 'path', '.'))
+    def _name(o): return _below(real(o), root)
+    if files is not None: return set(map(_name, files))
+    def _item(o): return _name(o) if os.path.exists(o) else str(o)      # not the member of an archive
+    return set(_item_keys(tl, _item)) if isinstance(tl, TfmdLists) else set()
 
 def _items(dl):
     ds = getattr(dl, 'dataset', None)
@@ -88,10 +120,145 @@ def same_items(
     a,b = (list(map(_items, o.loaders[:2])) for o in (dls,other))
     return len(a)==len(b) and all(x is y and x is not None for x,y in zip(a, b))
 
+# %% ../nbs/10_check.ipynb #0b3f307c
+_most_looks,_most_seconds,_side_px = 100,.3,16
+
+def _small_grey(o):
+    "An image of any kind as 16x16 grey pixels; None if it is none"
+    if isinstance(o, Image.Image):
+        o.draft('L', (2*_side_px,)*2)
+        return np.asarray(o.convert('L').resize((_side_px,)*2, Image.BOX), dtype=np.float32)
+    o = o.detach().cpu().float().numpy().squeeze() if isinstance(o, Tensor) else np.asarray(o, dtype=np.float32)
+    if o.ndim==3: o = o.mean(0 if o.shape[0]<=4 else 2)
+    return np.asarray(Image.fromarray(o).resize((_side_px,)*2, Image.BOX)) if o.ndim==2 else None
+
+def _standard(a):
+    "Of mean 0 and deviation 1; None without contrast"
+    if a is None or not np.isfinite(a).all() or a.std()<(2 if np.abs(a).max()>8 else .008): return
+    return ((a-a.mean())/a.std()).reshape(-1)
+
+def _item_names(tl, files):
+    "What is the same for the same image in another dataset, and whether it is"
+    if files is not None: return [os.path.splitext(os.path.basename(f))[0] for f in files],True
+    if isinstance(tl, torch.utils.data.Subset): return list(tl.indices),True
+    try: return range(len(tl)),False
+    except Exception: return [],False
+
+class Sample:
+    "Images of a dataset that are looked at: in the order of hashes of their names, while time is left"
+    def __init__(self,
+        tl:TfmdLists, # What makes the first input of a dataset, or a dataset of torch
+        files:list, # Its files, None if they are not known
+        size:int|tuple, # Of its stage, px
+    ):
+        store_attr()
+        names,self.has_names = _item_names(tl, files)
+        hashes = np.array([zlib.crc32(str(o).encode()) for o in names], dtype=np.int64)
+        self.n,self.seconds,self.seen = len(names),0.,{}
+        self.index = [int(i) for i in hashes.argsort(kind='stable')[:_most_looks]]
+        self.hashes = hashes[self.index]
+
+    def _read(self, i):
+        if self.files is not None:
+            with Image.open(self.files[i]) as im: return _small_grey(im)
+        o = self.tl[i]
+        return _small_grey(o[0] if isinstance(o, (tuple,list)) else o)
+
+    def look(self,
+        k:int, # Number in the sample
+    )->ndarray: # None if there is no image, no contrast or no time
+        "What image `k` of the sample looks like"
+        if k in self.seen: return self.seen[k]
+        if self.seconds>_most_seconds: return
+        began = time.thread_time()
+        try: self.seen[k] = _standard(self._read(self.index[k]))
+        except Exception: self.seen[k] = None
+        self.seconds += time.thread_time()-began
+        return self.seen[k]
+
+    def name(self,
+        k:int, # Number in the sample
+    )->str:
+        "What image `k` of the sample is called in an error"
+        i = self.index[k]
+        return f'{self.files[i]} at {self.size} px' if self.files is not None else f'item {i} at {self.size} px'
+
+def _looked_at(sample, ks):
+    "Those of the images `ks` of a sample that there is time for, and what they look like"
+    found = [(k,o) for k in ks if (o := sample.look(k)) is not None]
+    return [k for k,_ in found],np.array([o for _,o in found], dtype=np.float32).reshape(-1, _side_px**2)
+
+def _chance(valid, train):
+    "How likely the same image as each of `valid` is in the sample `train`, if it is in its dataset"
+    n = len(train.index)
+    if n==train.n: return np.ones(len(valid.index))
+    if valid.has_names and train.has_names: return (valid.hashes<=train.hashes[-1]).astype(float)
+    return np.full(len(valid.index), n/train.n)
+
+def _worth_it(valid, train):
+    "The numbers of the images of two samples that may be the same"
+    if len(train.index)==train.n or not (valid.has_names and train.has_names):
+        return range(len(valid.index)),range(len(train.index))
+    return [np.flatnonzero(np.isin(a.hashes, b.hashes)).tolist() for a,b in ((valid,train),(train,valid))]
+
+def _closest(dist):
+    "The number of the closest in each row, and how far the next one is"
+    _,*second = np.sort(dist, 1)[:,:2].T
+    return dist.argmin(1),second[0] if second else np.full(len(dist), np.inf)
+
+def same_looks(
+    valid:Sample, # Of a validation set
+    train:Sample, # Of a training set
+)->list: # Of the numbers in both samples
+    "Images of two samples that look the same, where no third comes close"
+    (vs,a),(ts,b) = (_looked_at(*o) for o in zip((valid,train), _worth_it(valid, train)))
+    if not vs or not ts: return []
+    dist = np.sqrt(np.maximum(0, 2-2*(a@b.T)/a.shape[1]))      # root mean square of the differences
+    most = min(.15, np.median(dist)/10)     # copies are at .02 to .1, most crops of a photograph from .2
+    (t,next_t),(v,next_v) = _closest(dist),_closest(dist.T)
+    def _is_same(i, j):
+        has_name = valid.has_names and train.has_names and valid.hashes[vs[i]]==train.hashes[ts[j]]
+        third = min(next_t[i], next_v[j])
+        return v[j]==i and dist[i,j]<most and dist[i,j]+.02<third/(2 if has_name else 4)
+    return [(vs[i],ts[j]) for i,j in enumerate(t) if _is_same(i, j)]
+
+# %% ../nbs/10_check.ipynb #3bd18e29
+_fix = ("Fix the split: `splitter=RandomSplitter(seed=42)` in the `DataBlock` of `get_dls`, or any other that is the"
+        " same at each call")
+
+class Looks:
+    "What images of all stages look like"
+    def __init__(self): self.train,self.valid,self.same,self.chance = [],[],{},{}
+
+    def _compare(self, valid, train):
+        chance = self.chance.setdefault(id(valid), np.zeros(len(valid.index)))
+        np.maximum(chance, _chance(valid, train), out=chance)
+        same = same_looks(valid, train)
+        chance[[k for k,o in valid.seen.items() if o is None]] = 0.
+        for v,t in same: self.same.setdefault((id(valid),v), (valid.name(v),train.name(t)))
+
+    def add(self,
+        train:Sample, # Of the training set of a stage
+        valid:Sample, # Of its validation set
+    ):
+        "Raise a `ValueError` if many images look like those of a validation set, at this stage or across stages"
+        with same_random():
+            for o in self.valid: self._compare(o, train)
+            self.train.append(train)
+            self.valid.append(valid)
+            for o in self.train: self._compare(valid, o)
+        n,found = len(self.same),sum(o.sum() for o in self.chance.values())
+        if n<3 or n<.4*found: return
+        a,b = first(self.same.values())
+        looked = sum((o>0).sum() for o in self.chance.values())
+        raise ValueError(f"Leak: {n} of {looked} validation images that were compared look the same as training images"
+                         f" (16x16 grey pixels of up to {_most_looks} images of each dataset), such as {a} and {b} in"
+                         f" training. {_fix}")
+
 # %% ../nbs/10_check.ipynb #f2598daa
 class SplitCheck:
     "Checks the split of each stage, in the order of training"
-    def __init__(self): self.trained,self.valid,self.last = {},{},None
+    def __init__(self): self.trained,self.valid,self.last,self.looks = {},{},None,Looks()
 
     def __call__(self,
         dls:DataLoaders, # Data of the next stage
@@ -100,16 +267,16 @@ class SplitCheck:
         "Raise a `ValueError` if an image is in the training set of a stage and in the validation set of any"
         if self.last and same_items(dls, self.last): return
         self.last = dls
-        for k in item_keys(dls, 0): self.trained.setdefault(k, size)
-        for k in item_keys(dls, 1): self.valid  .setdefault(k, size)
+        tls = [_first_input(dls, i) for i in (0,1)]
+        files = [_files(o) for o in tls]
+        for o,tl,fs in zip((self.trained,self.valid), tls, files):
+            for k in _true_keys(dls, tl, fs): o.setdefault(k, size)
         leak = self.trained.keys() & self.valid.keys()
-        if not leak: return
+        if not leak: return self.looks.add(*(Sample(*o, size) for o in zip(tls, files)))
         k = min(leak)
         raise ValueError(f"Leak: {len(leak)} images are validated on at one stage and trained on at another,"
                          f" {len(leak)/len(self.valid):.0%} of all validation images, such as {k} (trained on at"
-                         f" {self.trained[k]} px, validated on at {self.valid[k]} px). Fix the split:"
-                         " `splitter=RandomSplitter(seed=42)` in the `DataBlock` of `get_dls`, or any other that is the"
-                         " same at each call")
+                         f" {self.trained[k]} px, validated on at {self.valid[k]} px). {_fix}")
 
 # %% ../nbs/10_check.ipynb #84bbe9e2
 def _get_norm(dl):

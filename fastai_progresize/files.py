@@ -8,10 +8,11 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/files.html.md"""
 __all__ = ['find_faults']
 
 # %% ../nbs/03_files.ipynb #376a8322
-import functools, traceback
-from concurrent.futures import ThreadPoolExecutor
+import errno, functools, traceback
+from stat import S_ISREG
 from time import perf_counter
 from fastai.vision.all import *
+from concurrent.futures import ThreadPoolExecutor      # fastcore's prints errors
 from fastcore.xtras import atomic_save
 
 # %% ../nbs/03_files.ipynb #81656762
@@ -31,18 +32,35 @@ def reason(
     "What `e` says, without the name of the file"
     return str(e).replace(repr(str(file)), 'it') or type(e).__name__
 
+def check_regular(
+    file:str|Path, # An image file
+):
+    "Raise an `OSError` if `file` is a pipe, a device or a folder: to open a pipe waits for someone to write"
+    if not S_ISREG(os.stat(file).st_mode): raise OSError("it is not a regular file")
+
+_of_process = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+
+def is_of_process(
+    e:Exception, # Raised while a file was read
+)->bool:
+    "Does the process lack memory, or has it too many open files? Then nothing is wrong with the file"
+    return isinstance(e, MemoryError) or getattr(e, 'errno', None) in _of_process
+
 def file_fault(
     file:str|Path, # An image file
     whole:bool=False, # Decode it in any case?
 )->str: # The reason; None if it can be read, as far as was checked
     "Why `file` cannot be read as an image"
     try:
+        check_regular(file)
         if not whole and _looks_whole(file): return
         with Image.open(file) as im:
             if not whole and im.format not in ('JPEG','PNG'): return
             im.draft(im.mode, (32,32))
             im.load()
-    except Exception as e: return reason(e, file)
+    except Exception as e:
+        if is_of_process(e): raise
+        return reason(e, file)
 
 @functools.lru_cache(None)
 def _whole_fault(file, mtime, size): return file_fault(file, whole=True)

@@ -18,7 +18,7 @@ from .files import check_files, image_files, name_unreadable
 from .data import call_get_dls, check_images, get_bs, image_size, probe_batch, same_random
 from .fast import loaders      # for `DataLoaders.fast`
 from .check import SplitCheck, check_batch, check_same, model_fault, raise_model_faults, same_items
-from .trial import NotCopied
+from .trial import NotCopied, is_out_of_memory
 
 # %% ../nbs/12_run.ipynb #b8b8105f
 def _default_lr(learn):
@@ -128,10 +128,9 @@ def final_dls(self:Run,
     with same_random(): return self.own.at_size(final.size, final.bs)
 
 # %% ../nbs/12_run.ipynb #42bc493a
-def _check_data(run, b, made):
-    "Raise a `ValueError` if the data of a stage do not suit the learner's, of which `b` is a batch"
-    files,split = image_files(run.own),SplitCheck()
-    check_files(files)
+def _check_data(run, files, made):
+    "Raise a `ValueError` if the data of a stage do not suit the learner's, which are read from `files`"
+    split = SplitCheck()
     for s,dls in made:
         if not same_items(dls, run.own): check_files(L(set(image_files(dls)) - set(files)))
         split(dls, s.size)
@@ -155,21 +154,28 @@ def trial(self:Run):
 
 @contextmanager
 def _way_out():
-    "Name the way out of a false alarm"
+    "Name the way out of a false alarm, and that it is none if memory runs out"
     try: yield
     except ValueError as e:
         e.args = (f"{e} (check=False trains without these checks)",)
         raise
+    except Exception as e:
+        if not is_out_of_memory(e): raise
+        what = str(e).split('\n')[0] or type(e).__name__
+        raise ValueError(f"Memory runs out as data and model are checked ({what}): free some, or pass smaller `sizes`"
+                         " or a smaller model") from e
 
 @patch
 def check(self:Run):
     "Raise a `ValueError` if data or model do not suit all stages; learner and random state stay as they are"
     with same_random(), _way_out(), name_unreadable(self.learn):
+        files = image_files(self.own)
+        check_files(files)      # before one is opened
         b = probe_batch(self.own.train)
         check_images(b)
         made = [(s,self.stage_dls(s)) for s in self.plan]
         if self.valid and self.valid not in self.plan.stages: made.append((self.valid, self.dls_at(self.valid)))
-        _check_data(self, b, made)
+        _check_data(self, files, made)
         self._check_model(b, made)
 
 # %% ../nbs/12_run.ipynb #cf0a34ae

@@ -8,7 +8,7 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/trial.html.md"""
 __all__ = []
 
 # %% ../nbs/09_trial.ipynb #2df798bd
-import contextlib, io
+import contextlib, errno, io
 from copy import copy, deepcopy
 from time import perf_counter
 from fastai.vision.all import *
@@ -89,12 +89,16 @@ def trial_learner(
     finally: res.__dict__.clear()     # model and optimizer go with it, not when Python next collects cycles
 
 # %% ../nbs/09_trial.ipynb #844a6d66
+_no_memory = re.compile("out of memory|(can't|cannot) allocate memory|bad_alloc|can't start new thread|"
+                        r"could not (create|execute) a (primitive|memory object)(?! desc)", re.IGNORECASE)  # oneDNN's
+
 def is_out_of_memory(
     e:Exception, # Raised by a training step
 )->bool:
     "Is it an out-of-memory error, of a GPU or of the CPU?"
     if isinstance(e, (torch.OutOfMemoryError,MemoryError)): return True
-    return isinstance(e, RuntimeError) and bool(re.search("out of memory|can't allocate memory", str(e)))
+    if isinstance(e, OSError): return e.errno==errno.ENOMEM
+    return isinstance(e, RuntimeError) and bool(_no_memory.search(str(e)))
 
 class Repeated(GetAttr):
     "One batch in place of those of a loader"

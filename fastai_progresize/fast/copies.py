@@ -8,9 +8,10 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/copies.html.md"""
 __all__ = ['presize_images']
 
 # %% ../../nbs/05_copies.ipynb #3bb813b5
-import errno, hashlib
+import contextlib, errno, hashlib, time
+from io import BytesIO
 from fastai.vision.all import *
-from ..files import raise_faults, reason, whole_file
+from ..files import check_regular, file_fault, is_of_process, raise_faults, reason, whole_file
 
 # %% ../../nbs/05_copies.ipynb #6fb9c4cc
 def presized_file(
@@ -30,20 +31,54 @@ def _small_copy(im, size):
     im.draft(None, [2*o for o in new])
     return (im if im.mode in ('RGB','L') else im.convert('RGB')).resize(new, Image.LANCZOS)
 
-_disk_errors = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+def _write_copy(dest, small, **kwargs):
+    data = BytesIO()        # Pillow does not notice a disk that is full, Python does
+    small.save(data, 'JPEG', quality=95, **kwargs)
+    with whole_file(Path(dest)) as f: f.write(data.getvalue())
+
+_disk_errors = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 
 def _presize_image(fn, size, cache):
     try:
         dest = presized_file(fn, cache)
-        if os.path.exists(dest): return
+        if os.path.exists(dest) and file_fault(dest) is None: return
+        check_regular(fn)
         with Image.open(fn) as im:
             w,h = im.size
             exif,small = im.info.get('exif', b''),_small_copy(im, size)
         if small is None: return
-        with whole_file(Path(dest)) as f: small.save(f, 'JPEG', quality=95, comment=f'{w}x{h}', exif=exif)
+        _write_copy(dest, small, comment=f'{w}x{h}', exif=exif)
     except Exception as e:
-        if getattr(e, 'errno', None) in _disk_errors: raise
+        if is_of_process(e) or getattr(e, 'errno', None) in _disk_errors: raise
         return reason(e, fn)
+
+def _source_files(path):
+    "The image files that `path` stands for"
+    want = "pass a folder of images, or a list of image files"
+    if is_listy(path):
+        bad = first(o for o in path if not isinstance(o, (str,Path)))
+        if bad is not None: raise ValueError(f"path: {bad!r} is not a path: {want}")
+        files = L(path).unique()
+    elif isinstance(path, (str,Path)) and Path(path).is_dir(): files = get_image_files(path)
+    else: raise ValueError(f"path={str(path)!r} is not a folder: {want}")
+    if not files: raise ValueError(f"path={str(path)!r} has no images: {want}")
+    return files
+
+def _cache_folder(cache):
+    if not isinstance(cache, (str,Path)) or not str(cache): raise ValueError(f"cache={cache!r}: pass a folder")
+    file = first(o for o in (Path(cache),*Path(cache).parents) if o.is_file())
+    if file: raise ValueError(f"cache={str(cache)!r}: {file} is a file, pass another folder")
+    return Path(cache)
+
+def _remove_leftovers(cache):
+    "What runs that were killed had begun to write; what is newer may be another run's"
+    for o in cache.glob('tmp*tmp'):
+        with contextlib.suppress(OSError):
+            if time.time()-o.stat().st_mtime>3600: o.unlink()
+
+def _free_mib(folder):
+    folder = first(o for o in (folder,*folder.parents) if o.exists())
+    return shutil.disk_usage(folder).free/2**20
 
 # %% ../../nbs/05_copies.ipynb #31a5911e
 def presize_images(
@@ -53,17 +88,17 @@ def presize_images(
     n_workers:int=None, # Threads; None: one per core
     progress:bool=True, # Show a progress bar?
 )->Path: # Folder of the copies of this size
-    "Keep small copies of images. Raises `ValueError` for a bad `size` or bad files, `OSError` if the disk is full"
-    if not isinstance(size, int) or size<1:
+    "Keep small copies of images. Raises `ValueError` for bad arguments or bad files, `OSError` if the disk is full"
+    if isinstance(size, bool) or not isinstance(size, (int,np.integer)) or size<1:
         raise ValueError(f"size={size!r} is not a number of pixels: pass a positive int")
-    cache = Path(ifnone(cache, fastai_path('data')/'presized'))/str(size)
-    files = L(path).unique() if is_listy(path) else get_image_files(path)
+    files,cache = _source_files(path),_cache_folder(ifnone(cache, fastai_path('data')/'presized'))/str(size)
     try:
         cache.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(cache)
         faults = parallel(_presize_image, files, size=size, cache=cache, threadpool=True,
                           n_workers=ifnone(n_workers, defaults.cpus), progress=progress)
     except OSError as e:
-        raise OSError(e.errno, f"The presized copies cannot be written to {cache} ({e.strerror}): free some space, or"
-                               " pass another folder as `cache=`") from e
+        raise OSError(e.errno, f"The presized copies cannot be written to {cache} ({e.strerror}; {_free_mib(cache):.1f}"
+                               " MiB are free there): free some space, or pass another folder as `cache=`") from e
     raise_faults({str(f): o for f,o in zip(files, faults) if o})
     return cache

@@ -95,7 +95,7 @@ def _check_cache(cache):
 
 def _copies(tfms, files, cache):
     "The folder of copies of `files` at the size that the first of `tfms` that resizes needs; None without `cache`"
-    if not cache: return
+    if not cache or not files: return
     resize = first(o for o in tfms if isinstance(o, Resize))
     if resize is None:
         raise ValueError("cache: the items of these DataLoaders have no `Resize`, which says how large copies have to"

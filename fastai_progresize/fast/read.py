@@ -17,11 +17,16 @@ from .copies import presized_file
 # %% ../../nbs/06_read.ipynb #64b4a441
 class _Jpeg(JpegImageFile):
     size = property(lambda self: self._size)      # Pillow's: fastai's makes a `fastuple`, some thirty per image
+    def load(self):
+        "Decode the image, whose file is open for as long only"
+        if not self.tile: return super().load()
+        with open(self.filename, 'rb') as self.fp: return super().load()
 
 def _open_jpeg(fn):
     "The JPEG file `fn`, not yet decoded; None if it is of another kind"
     try: f = _Jpeg(fn)
     except SyntaxError: return
+    f.fp.close()      # a process has some hundreds of open files, and more images may wait to be decoded
     Image._decompression_bomb_check(f.size)       # as `Image.open` does
     return f
 
@@ -119,10 +124,13 @@ def crop_pad(self:ScaledImage,
 ):
     "As fastai's `crop_pad`, from no more pixels than the result needs"
     kwargs = dict(pad_mode=pad_mode, resize_mode=resize_mode, resize_to=resize_to)
-    if not self._is_lazy() or resize_to is None: return super(ScaledImage, self).crop_pad(sz, tl, orig_sz, **kwargs)
-    sz,orig_sz = fastuple(sz, sz) if isinstance(sz, int) else fastuple(sz),fastuple(ifnone(orig_sz, self._size))
+    sz = fastuple(sz, sz) if isinstance(sz, int) else fastuple(sz)
+    is_tiny = min(*sz, *self._size)<16      # at 1/8, nothing would be left
+    if is_tiny or not self._is_lazy() or resize_to is None:
+        return super(ScaledImage, self).crop_pad(sz, tl, orig_sz, **kwargs)
+    orig_sz = fastuple(ifnone(orig_sz, self._size))
     tl = (orig_sz-sz)//2 if tl is None else fastuple(tl)
-    im,by = self.decode_image([s/(r-.5) for s,r in zip(sz, resize_to)])
+    im,by = self.decode_image([s/max(r-.5, 1.5) for s,r in zip(sz, resize_to)])
     if any(t<0 or t+s>o for t,s,o in zip(tl, sz, orig_sz)):      # to be padded
         def _small(o): return fastuple(round(a/b) for a,b in zip(o, by))
         return im.crop_pad(_small(sz), _small(tl), fastuple(im.size), **kwargs)
