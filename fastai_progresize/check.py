@@ -94,7 +94,7 @@ def item_keys(
 )->list: # In their order
     "What tells the items of a dataset apart"
     tl,root = _first_input(dls, ds_idx),str(getattr(dls, 'path', '.'))
-    if not isinstance(tl, TfmdLists): return {}.keys()     # a dataset of another kind, whose items only its author knows
+    if not isinstance(tl, TfmdLists): return {}.keys()     # another kind, whose items only its author knows
     def _name(o): return _below(o, root)
     files = _files(tl)
     return dict.fromkeys(map(_name, files) if files is not None else _item_keys(tl, _name)).keys()

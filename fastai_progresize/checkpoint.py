@@ -37,7 +37,8 @@ def _check_types(state):
     "Raise an error if `state` is not made as a state is"
     for k,t in _types.items():
         if not isinstance(state.get(k), t): raise ValueError(f'{k} is {type(state.get(k)).__name__}, not {t.__name__}')
-    if not 0<=state['epoch']<=state['n_epoch']: raise ValueError(f"it has {state['epoch']} of {state['n_epoch']} epochs")
+    n,most = state['epoch'],state['n_epoch']
+    if not 0<=n<=most: raise ValueError(f'it has {n} of {most} epochs')
     if not all(isinstance(o, dict) and {'epoch','stage'}<=o.keys() for o in state['history']):
         raise ValueError('its history has no epochs')
 
@@ -82,8 +83,9 @@ def _try_place(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f'.{file.name}.', suffix='tmp'): pass
     except (OSError,ValueError) as e:
-        raise ValueError(f"No checkpoint can be written to {file} ({getattr(e, 'strerror', None) or e}): pass the path of"
-                         " a file in a folder that can be written to as `checkpoint=`") from e
+        why = getattr(e, 'strerror', None) or e
+        raise ValueError(f"No checkpoint can be written to {file} ({why}): pass the path of a file in a folder that can"
+                         " be written to as `checkpoint=`") from e
 
 def _locked(file):
     "A lock that ends with this process; None where the file system has none"

@@ -30,7 +30,8 @@ class Queue(Callback):
 
 def spectral():
     conv = torch.nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 8, 3, stride=2))
-    return nn.Sequential(nn.Sequential(conv, nn.ReLU()), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)))
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    return nn.Sequential(nn.Sequential(conv, nn.ReLU()), head)
 
 def dropping(): return nn.Sequential(small_model(), nn.Dropout(.2))
 def own_random(learn): learn.dls.train.after_batch.add(attacks.OwnRandom())
@@ -52,7 +53,8 @@ kinds = dict(
     early_stop    = kind(partial(EarlyStoppingCallback, monitor='accuracy', min_delta=2, patience=3)),
     save_best     = kind(partial(SaveModelCallback, monitor='accuracy')), csv=kind(CSVLogger),
     plateau       = kind(partial(ReduceLROnPlateau, patience=1)), terminate=kind(TerminateOnNaNCallback),
-    average       = kind(Average), counter=kind(Counter), noise=kind(attacks.Noise), train_iter=kind(attacks.LooksAtIter),
+    average       = kind(Average), counter=kind(Counter), noise=kind(attacks.Noise),
+    train_iter    = kind(attacks.LooksAtIter),
     loss          = kind(loss_func=attacks.CountingLoss()), smooth=kind(loss_func=LabelSmoothingCrossEntropyFlat()),
     model         = kind(model=attacks.CountingModel), spectral=kind(model=spectral), dropout=kind(model=dropping),
     generators    = kind(change=own_random), bs=kind(run=dict(bs=(16,8,4))), valid=kind(run=dict(valid_size='final')),

@@ -131,7 +131,8 @@ def _deep(*ks, v):
         s[ks[-1]] = v
     return _set
 crafted = [*(_without(k) for k in ('epoch','model','opt','grads','cbs','random','history','plan','own','loss','csv')),
-           *(_with(k, v) for k in ('model','opt','grads','cbs','random','history','hidden') for v in (None,3,'x',[1],{'a':1})),
+           *(_with(k, v) for k in ('model','opt','grads','cbs','random','history','hidden')
+             for v in (None,3,'x',[1],{'a':1})),
            _deep('model', '1.2.weight', v=torch.zeros(3)), _deep('model', '1.2.weight', v=7), _deep('epoch', v='x'),
            _deep('opt', 'state', v=[{}]), _deep('opt', 'hypers', v=[{}]), _deep('random', 0, 'others', v=[1,2]),
            _deep('random', 0, 'global_state', v={}), _deep('epoch', v=-3), _deep('epoch', v=99)]
