@@ -11,7 +11,7 @@ __all__ = ['compare_runs', 'show_runs']
 import itertools
 from time import perf_counter
 from fastai.vision.all import *
-from .stage import Stage, hw
+from .stage import Stage, check_count, check_figure, check_table, hw
 from .plan import Plan
 from .phase import draw_stages
 from .data import get_bs, image_size, same_random
@@ -92,7 +92,8 @@ def plot_stages(self:Learner,
     known = list(df.columns[df.columns.get_loc('lr')+1:-2])
     losses = [o for o in known if o in ('train_loss','valid_loss')]
     metrics = [o for o in known if o not in losses] if metrics is None else listify(metrics)
-    if set(metrics)-set(known): raise ValueError(f"metrics={metrics} are not all in the history: choose from {known}")
+    check_figure(None, figsize)
+    if any(o not in known for o in metrics): raise ValueError(f"metrics={metrics} are not all in the history: choose from {known}")
     plots = [losses] + [[o] for o in metrics]
     figsize = figsize or (4.5*len(plots), 3)
     _,axs = plt.subplots(1, len(plots), figsize=figsize, squeeze=False, layout='constrained')
@@ -110,6 +111,8 @@ def compare_runs(
     **runs # Histories by name, each a `stage_history`; the last one is what the others are compared with
 )->pd.DataFrame: # A row per run
     "Last metrics and loss, seconds, and images/s at each size, of several runs"
+    if not runs: raise ValueError("There are no runs: pass `stage_history`s by name, as a=learn.stage_history")
+    for df in runs.values(): check_table(df, 'train_loss lr size seconds images/s'.split(), '`learn.stage_history`')
     def _row(df):
         names = list(df.columns[df.columns.get_loc('train_loss')+1:-2])
         speed = {f'images/s at {s} px': g['images/s'].median() for s,g in df.groupby('size', sort=False)}
@@ -127,6 +130,7 @@ def show_runs(
     df:pd.DataFrame, # From `compare_runs`
 )->pd.DataFrame: # Of strings
     "`compare_runs` in few digits"
+    check_table(df, ['seconds'], '`compare_runs`')
     return df.apply(lambda c: c.map(lambda o: '' if o!=o else _format(c.name).format(o)))
 
 # %% ../nbs/13_history.ipynb #92005a66
@@ -162,6 +166,7 @@ def validate_sizes(self:Learner,
     show_plot:bool=True, # Plot loss and metrics over the sizes?
 )->pd.DataFrame: # A row per size, px: loss and metrics, and which of them are `best` there
     "Validate the model at several sizes. Raises `ValueError` for sizes that it cannot be validated at"
+    check_count('n_batch', n_batch)
     own,rows = image_size(self.dls),{}
     run = Run(self, [Stage(o, 1) for o in L(sizes)], bs=bs, get_dls=get_dls, fast=fast)
     run.check()
@@ -171,7 +176,8 @@ def validate_sizes(self:Learner,
             dls = run.dls_at(s)
             if recalibrate: _recalibrate(trial, dls.train, n_batch)
             rows[s.size] = dict(zip(names, trial.validate(dl=dls.valid)))
-    df = pd.DataFrame.from_dict(rows, orient='index').rename_axis('size')
+    index = pd.Index(list(rows), name='size', tupleize_cols=False)      # also if all are (height, width)
+    df = pd.DataFrame(list(rows.values()), index=index)
     found = {k: _best(df[k]) for k in names}
     df['best'] = [', '.join(k for k in names if found[k]==o) for o in df.index]
     if show_plot: _plot_sizes(df, own)

@@ -64,6 +64,11 @@ def _check_run(get_dls, valid_size, fast):
         raise ValueError(f"fast={fast!r}: pass True, False, or a dict of arguments of `dls.fast`")
     if isinstance(fast, dict): check_names(fast, DataLoaders.fast)
 
+def _callbacks(cbs):
+    res = L(cbs).map(lambda o: o() if isinstance(o, type) and issubclass(o, Callback) else o)
+    if all(isinstance(o, Callback) for o in res): return res
+    raise ValueError(f"cbs={cbs!r}: pass `Callback`s or their classes, one or a list")
+
 class Run:
     "A Learner, the plan that it is to follow, and where the data of each stage come from"
     @delegates(Plan, but=['size'])
@@ -81,7 +86,7 @@ class Run:
         _check_run(get_dls, valid_size, fast)
         self.learn,self.own,self.get_dls,self.checks = learn,learn.dls,get_dls,check
         self.fast = {} if fast is True else fast
-        self.cbs = L(cbs).map(lambda o: o() if isinstance(o, type) else o)
+        self.cbs = _callbacks(cbs)
         self.plan = Plan(n_epoch, sizes, **kwargs).for_learner(learn)
         self.valid = self._valid_stage(valid_size)      # validated at, None for each stage's own
 

@@ -40,10 +40,13 @@ table = dict(
              ' max_lighting max_warp p_affine p_lighting xtra_tfms mode pad_mode align_corners mult'),
     show_stages=(lambda g: partial(show_stages, g.dls), dict(sizes=(16,24)), 'sizes n ds_idx figsize'),
     show_function=(lambda g: partial(show_stages, sizes=(16,24)), {}, 'get_dls'),
-    fit_progressive=(lambda g: g.learn.fit_progressive, two, [*run, 'checkpoint', 'wd', 'moms']),
+    fit_progressive=(lambda g: g.learn.fit_progressive, two, [*run, 'cbs', 'checkpoint', 'wd', 'moms']),
     preflight=(lambda g: g.learn.preflight, dict(two, seconds=.01), [*run, 'minutes', 'seconds']),
     preflight_minutes=(lambda g: g.learn.preflight, dict(minutes=.01, sizes=16, seconds=.01), 'n_epoch minutes sizes'),
-    validate_sizes=(lambda g: g.learn.validate_sizes, dict(sizes=(16,24), show_plot=False), 'sizes bs get_dls fast'),
+    validate_sizes=(lambda g: g.learn.validate_sizes, dict(sizes=(16,24), show_plot=False), 'sizes bs get_dls fast n_batch'),
+    plot_stages=(lambda g: g.learn.plot_stages, {}, 'metrics figsize'),
+    compare_runs=(lambda g: partial(compare_runs, a=g.history), {}, 'b'),
+    show_runs=(lambda g: show_runs, {}, 'df'),
     glyphs=(lambda g: samples.glyphs, dict(n_train=12, n_valid=10), 'n_train n_valid seed path scale'),
     elpv=(lambda g: samples.elpv, {}, 'seed path'),
     small_resnet=(lambda g: samples.small_resnet, dict(n_out=3, widths=(4,4,4,4,4)), 'n_out widths'),
@@ -63,6 +66,7 @@ def outcome(g, name, arg, v):
     "'success' or 'ValueError'; anything else is raised"
     f,good,_ = table[name]
     g.learn = small_learner(g.dls, lr=1e-3)
+    g.learn.stage_rows = g.history.to_dict('records')
     with g.learn.no_bar(), g.learn.no_logging():
         own,w = unchanged(g.learn),weights(g.learn)
         try: f(g)(**{**good, arg:v})
@@ -79,7 +83,9 @@ def given(path, tmp_path, monkeypatch):
     Path('empty').mkdir()
     Path('file.txt').write_text('a')
     runs = pd.DataFrame(dict(run='a', seed=0, epoch=[0,1], size=16, accuracy=.5, seconds=1., book=.5, book_seconds=''))
-    return types.SimpleNamespace(path=path, dls=get_dls(24, 8, path, num_workers=0), runs=runs)
+    history = pd.DataFrame({'epoch':[0,1], 'stage':0, 'size':16, 'bs':8, 'lr':1e-3, 'train_loss':2., 'valid_loss':2.,
+                            'accuracy':.5, 'seconds':1., 'images/s':9.})
+    return types.SimpleNamespace(path=path, dls=get_dls(24, 8, path, num_workers=0), runs=runs, history=history)
 
 def tried(given, calls):
     "Outcomes of `calls`, counted; all that are neither a success nor a `ValueError` are told together"
@@ -132,15 +138,29 @@ def test_bs_of_at_size(dls, bs):
     ('small_resnet', 'widths', 3, 'widths=3: pass a list of at least two'),
     ('run_experiment', 'out', 'file.txt', "out='file.txt': pass the path of a folder"),
     ('book_table', 'df', 3, 'int is not a `DataFrame`: pass one from `run_experiment`'),
+    ('fit_progressive', 'cbs', 3, 'cbs=3: pass `Callback`s or their classes'),
+    ('plot_stages', 'figsize', 'abc', "figsize='abc': pass (width, height) in inches"),
+    ('plot_stages', 'metrics', [[16]], 'are not all in the history'),
+    ('compare_runs', 'b', 3, 'int is not a `DataFrame`: pass one from `learn.stage_history`'),
+    ('show_runs', 'df', 3, 'int is not a `DataFrame`: pass one from `compare_runs`'),
+    ('validate_sizes', 'n_batch', 0, 'n_batch=0: pass an int of at least 1'),
     ('folder_learner', 'lr', 0, 'lr=0: pass a positive, finite number'),
 ])
 def test_says(given, name, arg, v, says):
     f,good,_ = table[name]
     given.learn = small_learner(given.dls)
+    given.learn.stage_rows = given.history.to_dict('records')
     with pytest.raises(ValueError, match=re.escape(says)): f(given)(**{**good, arg:v})
 
 def test_plan_without_lr():
     for fit in (None,'fine_tune','fit_one_cycle'): Plan((4,5), sizes=(128,224), fit=fit).plot()
+
+def test_no_runs():
+    with pytest.raises(ValueError, match='There are no runs'): compare_runs()
+
+def test_validate_rectangles(dls):
+    df = small_learner(dls).validate_sizes([(16,24)], show_plot=False)
+    assert list(df.index)==[(16,24)]
 
 @pytest.mark.parametrize('change,says', [
     (lambda p: shutil.rmtree(p/'train/B'), 'There are images of B in .* to validate with, but none to train with'),
