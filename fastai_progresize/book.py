@@ -268,7 +268,7 @@ def _run(e, seed, dls, out):
     df = learn.stage_history.assign(run=e.name, seed=seed, book=e.accuracy, book_seconds=_per_size(e.seconds))
     if e.tta: df.loc[df.index[-1],'tta'] = accuracy(*learn.tta()).item()
     with whole_file(file) as f: df.to_csv(f, index=False)
-    saved.unlink(missing_ok=True)
+    for o in out.glob(f'{saved.stem}*.ckpt'): o.unlink()
     return df
 
 # %% ../nbs/19_book.ipynb #2a8607e5

@@ -104,10 +104,11 @@ def test_some(given):
     assert counts['ValueError']>40 and counts['success']>2
 
 @pytest.mark.long
-def test_all(given):
+def test_all(given, count):
     assert len(calls)>300
     counts = tried(given, calls)
     print(f"{len(calls)} calls: {counts['success']} succeed, {counts['ValueError']} end in a ValueError")
+    count('calls with bad arguments, that succeed or end in a ValueError', len(calls), counts.total())
 
 # values that have to be refused
 
@@ -209,10 +210,11 @@ def some_commands(only): return [(n,a,v) for n,(_,args) in commands.items() for 
 def test_commands(given, capsys, name, arg, v): assert check_command(given, capsys, name, arg, v)!=0
 
 @pytest.mark.long
-def test_all_commands(given, capsys):
+def test_all_commands(given, capsys, count):
     codes = Counter(check_command(given, capsys, *o) for o in some_commands(strings))
     with capsys.disabled():
         print(f'{sum(codes.values())} commands: {codes[0]} succeed, {codes[1]+codes[2]} end in a line')
+    count('commands with bad flags, that succeed or end in a line', codes.total(), codes.total())
 
 @pytest.mark.parametrize('arch', ['mnasnet0_5','mobilenet_v2','vit_b_32','get_model','AlexNet','Path'])
 def test_arch_without_a_body(dls, arch):

@@ -35,7 +35,7 @@ def test_fit_killed_and_resumed(path, tmp_path, capsys):
            '--fit','fine_tune', '--num-workers',0, '--out','res', '--verify','skip']
     p = subprocess.Popen([bin_dir/cmd[0], *map(str, cmd[1:]), '--checkpoint'], cwd=tmp_path,
                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (tmp_path/'res/run.ckpt').exists() and p.poll() is None: time.sleep(.01)
+    while not (tmp_path/'res/run.before.ckpt').exists() and p.poll() is None: time.sleep(.01)     # after an epoch
     p.kill()
     p.wait()
     saved = torch.load(tmp_path/'res/run.ckpt', weights_only=True)['epoch']

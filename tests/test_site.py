@@ -75,8 +75,9 @@ symbols = {k: v for o in d['syms'].values() for k,(v,_) in o.items()}
 def is_ours(o): return inspect.isroutine(o) or (isinstance(o, type) and '__init__' in vars(o))
 defined = [o for o in public.values() if is_ours(o)]        # not classes with the arguments of one of fastai's
 # what is patched into classes; `__init__` and other methods of our own are in the table of their class
-ours = ('Learner.','DataLoaders.','Plan.for_learner','Plan.filled','Run.check')
-patched = [o for k,o in members.items() if inspect.isfunction(o) and k.startswith(ours)]
+ours = ('Plan.for_learner','Plan.filled','Run.check')
+def is_patched(k): return k in ours or k.startswith(('Learner.','DataLoaders.'))
+patched = [o for k,o in members.items() if inspect.isfunction(o) and is_patched(k)]
 
 @pytest.mark.parametrize('f', defined+patched, ids=lambda o: o.__qualname__)
 def test_parameter_tables(pages, f):
