@@ -327,10 +327,10 @@ def test_transforms_with_generators(path, tmp_path):
 
 def test_torch_loaders_with_generators(tmp_path):
     def _dls(size, bs):
-        xs,ys = torch.rand(24, 3, size, size, generator=torch.Generator().manual_seed(1)),torch.arange(24)%10
-        gen = torch.Generator().manual_seed(size)
-        dls = DataLoaders(*(torch.utils.data.DataLoader(list(zip(xs, ys)), batch_size=bs, shuffle=True, generator=gen)
-                            for _ in range(2)))
+        xs,ys = torch.rand(36, 3, size, size, generator=torch.Generator().manual_seed(1)),torch.arange(36)%10
+        gen,items = torch.Generator().manual_seed(size),list(zip(xs, ys))
+        dls = DataLoaders(*(torch.utils.data.DataLoader(o, batch_size=bs, shuffle=True, generator=gen)
+                            for o in (items[:24],items[24:])))
         dls.path = tmp_path
         return dls
     def _in(folder):
