@@ -1,5 +1,5 @@
 import matplotlib; matplotlib.use('agg')
-import os, pytest, torch
+import csv, os, pytest, torch
 from pathlib import Path
 from fastai_progresize.fast.loaders import get_dls
 from fastai_progresize.samples import glyphs
@@ -14,7 +14,8 @@ def count(request):
         if not (file := os.environ.get('COUNTS')): return
         file = Path(request.config.rootpath)/file
         if not file.exists(): file.write_text('test,promise,tried,held\n')
-        with file.open('a') as f: f.write(f'{request.node.name.split("[")[0]},{promise},{tried},{held}\n')
+        with file.open('a', newline='') as f:
+            csv.writer(f, lineterminator="\n").writerow([request.node.name.split('[')[0], promise, tried, held])
     return _count
 
 @pytest.fixture(scope='session')
