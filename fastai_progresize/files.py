@@ -95,6 +95,7 @@ def find_faults(
     progress:bool=None, # Show a progress bar? None: if it takes over 5 seconds
 )->dict: # What is wrong with each file that cannot be read
     "Check `files`, on all cores"
+    if not is_listy(files): raise ValueError(f"files={files!r}: pass a list of image files")
     parts = list(chunked(files, 100))
     seconds = 5. if progress is None else -1. if progress else float('inf')
     with ThreadPoolExecutor(defaults.cpus) as ex:

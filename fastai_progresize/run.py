@@ -31,6 +31,7 @@ def for_learner(self:Plan,
     learn:Learner, # The Learner that is to train
 )->Plan:
     "The same plan, with what it leaves to `learn`: final size, `bs`, `lr`, and the first fit by its frozen body"
+    if not isinstance(learn, Learner): raise ValueError(f"learn={learn!r}: pass a `Learner`")
     with name_unreadable(learn): size = None if self.stages else image_size(learn.dls)
     return self.filled(size, get_bs(learn.dls), _default_lr(learn), frozen=getattr(learn.opt, 'frozen_idx', 0)>0)
 

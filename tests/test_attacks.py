@@ -130,8 +130,8 @@ def test_leftovers_are_removed(photos, tmp_path):
     assert not old.exists() and new.exists() and len(copies(cache))==7
 
 bad_args = [
-    (dict(size=-1), 'size=-1 is not a number of pixels'), (dict(size='128'), "size='128' is not a number of pixels"),
-    (dict(size=True), 'size=True is not'), (dict(size=float('nan')), 'size=nan is not'),
+    (dict(size=-1), 'size=-1: pass an int of at least 1'), (dict(size='128'), "size='128': pass an int of at least 1"),
+    (dict(size=True), 'size=True: pass an int'), (dict(size=float('nan')), 'size=nan: pass an int'),
     (dict(path='nowhere'), "path='nowhere' is not a folder: pass a folder of images, or a list"),
     (dict(path=5), "path='5' is not a folder"), (dict(path=[]), r"path='\[\]' has no images"),
     (dict(path=[5]), 'path: 5 is not a path'), (dict(path=['gone.jpg']), 'gone.jpg cannot be read as an image'),

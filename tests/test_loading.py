@@ -332,7 +332,7 @@ def test_copies_bad_input(photos, tmp_path):
     with pytest.raises(ValueError, match="0.jpg cannot be read as an image: "):
         presize_images(photos, 100, tmp_path/'c', progress=False)
     for o in (0,-1,1.5,None):
-        with pytest.raises(ValueError, match='positive int'): presize_images(photos, o, tmp_path/'c')
+        with pytest.raises(ValueError, match='pass an int of at least 1'): presize_images(photos, o, tmp_path/'c')
 
 def test_cache_in_get_dls(path, tmp_path):
     "The same items, labels and split; loading from copies; at a larger size from the originals"

@@ -11,6 +11,7 @@ __all__ = ['presize_images']
 import contextlib, errno, hashlib, time
 from io import BytesIO
 from fastai.vision.all import *
+from ..stage import check_count
 from ..files import check_regular, file_fault, is_of_process, raise_faults, reason, whole_file
 
 # %% ../../nbs/05_copies.ipynb #6fb9c4cc
@@ -89,8 +90,8 @@ def presize_images(
     progress:bool=True, # Show a progress bar?
 )->Path: # Folder of the copies of this size
     "Keep small copies of images. Raises `ValueError` for bad arguments or bad files, `OSError` if the disk is full"
-    if isinstance(size, bool) or not isinstance(size, (int,np.integer)) or size<1:
-        raise ValueError(f"size={size!r} is not a number of pixels: pass a positive int")
+    check_count('size', size)
+    if n_workers is not None: check_count('n_workers', n_workers, most=1000)
     files,cache = _source_files(path),_cache_folder(ifnone(cache, fastai_path('data')/'presized'))/str(size)
     try:
         cache.mkdir(parents=True, exist_ok=True)
