@@ -6,16 +6,19 @@ from fastai_progresize.samples import glyphs
 
 torch.backends.cudnn.deterministic = True      # equal to the last bit on a GPU too
 
+counts = Path(__file__).parent.parent/os.environ['COUNTS'] if 'COUNTS' in os.environ else None
+
+def pytest_sessionstart(session):
+    if counts and not hasattr(session.config, 'workerinput'): counts.write_text('test,promise,tried,held\n')
+
 @pytest.fixture
 def count(request):
     "Let a test write how often it has tried a promise, and how often that held, to the file that `COUNTS` names"
     def _count(promise, tried, held):
         print(f'{promise}: {held} of {tried}')
-        if not (file := os.environ.get('COUNTS')): return
-        file = Path(request.config.rootpath)/file
-        if not file.exists(): file.write_text('test,promise,tried,held\n')
-        with file.open('a', newline='') as f:
-            csv.writer(f, lineterminator="\n").writerow([request.node.name.split('[')[0], promise, tried, held])
+        if not counts: return
+        with counts.open('a', newline='') as f:
+            csv.writer(f, lineterminator='\n').writerow([request.node.name.split('[')[0], promise, tried, held])
     return _count
 
 @pytest.fixture(scope='session')
