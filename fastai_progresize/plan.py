@@ -197,7 +197,8 @@ def filled(self:Plan,
     first,*rest = [replace(s, bs=ifnone(s.bs, bs)) for s in res.stages]
     if res.single: res.lr = ifnone(res.lr, lr)
     elif first.fit is None:
-        first = replace(first, fit='fine_tune' if frozen else 'fit_one_cycle')
+        fit,own_lr = ('fine_tune',_base_lr(first.lr)) if frozen else ('fit_one_cycle',first.lr)
+        first = replace(first, fit=fit, lr=own_lr)
         if res.is_total: first = _take_freeze(first)
     res.stages = tuple(res._with_lr(s, lr if i==0 else _later_lr(lr)) for i,s in enumerate([first,*rest]))
     return res

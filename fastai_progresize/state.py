@@ -274,7 +274,9 @@ def set_hidden_values(
     "Let `model` continue with `values`"
     modules = dict(model.named_modules())
     for k,attrs in values.items():
-        for n,v in attrs.items(): _put(modules[k]._buffers if n in modules[k]._buffers else vars(modules[k]), n, v)
+        for n,v in attrs.items():
+            if n in modules[k]._buffers: _put(modules[k]._buffers, n, v)
+            else: vars(modules[k])[n] = v       # not in place: it may share its memory with a parameter
 
 _generators = ((random.Random, random.Random.getstate, random.Random.setstate),
                (np.random.RandomState, np.random.RandomState.get_state, np.random.RandomState.set_state),
