@@ -93,7 +93,8 @@ def plot_stages(self:Learner,
     losses = [o for o in known if o in ('train_loss','valid_loss')]
     metrics = [o for o in known if o not in losses] if metrics is None else listify(metrics)
     check_figure(None, figsize)
-    if any(o not in known for o in metrics): raise ValueError(f"metrics={metrics} are not all in the history: choose from {known}")
+    if any(o not in known for o in metrics):
+        raise ValueError(f"metrics={metrics} are not all in the history: choose from {known}")
     plots = [losses] + [[o] for o in metrics]
     figsize = figsize or (4.5*len(plots), 3)
     _,axs = plt.subplots(1, len(plots), figsize=figsize, squeeze=False, layout='constrained')

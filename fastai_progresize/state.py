@@ -244,9 +244,9 @@ def _set_grad(p, g, device):
     else: p.grad = None if g is None else g.to(device)
 
 # %% ../nbs/15_state.ipynb #9da3a252
-def _hidden(m, skip=()):
+def _hidden(m):
     "Numbers and tensors of `m` that its `state_dict` does not have"
-    attrs = {k: v for k,v in vars(m).items() if k[:1]!='_' and k!='training' and k not in skip}
+    attrs = {k: v for k,v in vars(m).items() if k[:1]!='_' and k!='training'}
     attrs |= {k: v for k,v in getattr(m, '_buffers', {}).items() if k in getattr(m, '_non_persistent_buffers_set', ())}
     def _is_value(v): return isinstance(v, (int,float,np.generic)) or (isinstance(v, Tensor) and v.grad_fn is None)
     return {k: v for k,v in attrs.items() if _is_value(v)}

@@ -13,6 +13,16 @@ def jpeg(tmp_path):
     Image.fromarray(np.random.RandomState(0).randint(0, 255, (48,64,3), dtype=np.uint8)).save(file)
     return file
 
+# torch
+
+def test_buffers():
+    m = nn.Module()
+    m.register_buffer('kept', torch.zeros(1))
+    m.register_buffer('hidden', torch.zeros(1), persistent=False)
+    assert set(m._buffers)=={'kept','hidden'}, "a module has its buffers in `_buffers`"
+    assert m._non_persistent_buffers_set=={'hidden'}, "and the names of those that `state_dict` leaves out in a set"
+    assert hasattr(m.state_dict(), '_metadata'), "`state_dict` has the versions of a module's parts in `_metadata`"
+
 # Pillow
 
 def test_jpeg_subclass(jpeg):
