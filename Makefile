@@ -28,7 +28,7 @@ test: .venv/.dev                # run notebooks and tests: 8 minutes on 2 cores,
 quick: .venv/.dev               # what is relied on in fastai, and equality with loops written by hand: half a minute
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/test_private.py tests/test_equal.py
 
-test-long: .venv/.dev           # the tests that take minutes, one by one: two of the largest models do not fit in 24 GiB
+test-long: .venv/.dev           # the tests that take minutes, one by one: two large models do not fit in 24 GiB
 	$(BIN)/python -m pytest -m long
 
 bench: .venv/.dev               # measure

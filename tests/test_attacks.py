@@ -220,7 +220,7 @@ def test_any_memory(tmp_path, count):
 # 4. leaks
 
 def by_path(items, size, seed, d='.'):
-    "Split anew for each `seed`; where the items are not below `d`, their keys are whole paths"
+    "A split for each `seed`; where the items are not below `d`, their keys are whole paths"
     block = DataBlock((ImageBlock,CategoryBlock), get_y=parent_label, splitter=RandomSplitter(.3, seed=seed),
                       item_tfms=Resize(size))
     return block.dataloaders(items, path=d, **kw)
