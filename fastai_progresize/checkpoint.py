@@ -93,8 +93,9 @@ def _locked(file):
     lock = FileLock(file.with_name(f'.{file.name}.lock'), timeout=0)
     try: lock.acquire()
     except Timeout:
-        raise ValueError(f"Another run saves to {file}, process {Path(lock.lock_file).read_text()}: let it end, or pass"
-                         " another name as `checkpoint=`") from None
+        who = Path(lock.lock_file).read_text() if os.path.exists(lock.lock_file) else 'unknown'
+        raise ValueError(f"Another run saves to {file}, process {who}: let it end, or pass another name as"
+                         " `checkpoint=`") from None
     except (OSError,NotImplementedError): return
     Path(lock.lock_file).write_text(f'{os.getpid()} on {socket.gethostname()}')
     for f in _tmp_files(file): f.unlink(missing_ok=True)       # of runs that were killed
@@ -194,7 +195,8 @@ def mend_best(
 ):
     "Warn of best models whose files are gone"
     for cb in learn.cbs:
-        if not isinstance(cb, SaveModelCallback) or cb.every_epoch or cb.at_end or np.isinf(cb.best): continue
+        if not isinstance(cb, SaveModelCallback) or cb.every_epoch or cb.at_end: continue
+        if cb.best is None or np.isinf(cb.best): continue       # nothing is saved yet
         file = learn.path/learn.model_dir/f'{cb.fname}.pth'
         if file.exists() or rank_distrib(): continue
         warn(f"The best model of `SaveModelCallback`, {file}, is gone: {what}")
