@@ -9,6 +9,7 @@ __all__ = ['show_stages']
 
 # %% ../nbs/04_data.ipynb #cc1ed52c
 import inspect
+from types import MethodType
 from copy import copy, deepcopy
 from fastai.vision.all import *
 from .stage import check_aug, check_count, check_figure, hw, is_list, is_number, short_size
@@ -42,6 +43,8 @@ def copy_dl(
 )->TfmdDL:
     "A copy of `dl` with other attributes; `dl` stays as it is"
     res = copy(dl)
+    for k,v in vars(dl).items():
+        if isinstance(v, MethodType) and v.__self__ is dl: setattr(res, k, MethodType(v.__func__, res))
     for k,v in kwargs.items(): setattr(res, k, v)
     res.rng = random.Random(random.randint(0, 2**32-1))
     try:

@@ -4,10 +4,11 @@ from pathlib import Path
 
 package = Path(__file__).parent.parent/'fastai_progresize'
 
-names = ['Checkpoint', 'Plan', 'Preflight', 'ProgressiveResize', 'ProgressiveSchedule', 'Stage', 'compare_runs',
-         'default_sizes', 'find_faults', 'get_dls', 'presize_images', 'read_checkpoint', 'show_runs', 'show_stages']
+names = ['Checkpoint', 'Plan', 'Preflight', 'ProgressiveResize', 'ProgressiveSchedule', 'Stage', 'clear_cache',
+         'compare_runs',         'default_sizes', 'find_faults', 'get_dls', 'presize_images', 'read_checkpoint', 'show_runs', 'show_stages']
 
-order = ['stage', 'plan', 'phase', 'files', 'data', 'fast.copies', 'fast.read', 'fast.augment', 'fast.loaders',
+order = ['stage', 'plan', 'phase', 'files', 'data', 'fast.pixels', 'fast.copies', 'fast.read',
+         'fast.augment', 'fast.batches', 'fast.loaders',
          'trial', 'check', 'distrib', 'run', 'history', 'preflight', 'state', 'same', 'checkpoint', 'learner', 'all',
          'samples', 'book', 'cli']
 

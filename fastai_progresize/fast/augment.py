@@ -114,20 +114,26 @@ class Presize(Resize):
         super().__init__(size, resamples=resamples, **kwargs)
         self.train_size,self.keep = self.size,keep
 
+    def size_for(self,
+        split_idx:int, # 0: training, 1: validation
+    )->fastuple: # (width, height), px
+        "The size of items"
+        return fastuple(round(o*self.keep) for o in self.train_size) if split_idx else self.train_size
+
     def before_call(self,
         b:object, # An item
         split_idx:int, # 0: training, 1: validation
     ):
         "Draw the place of the crop, and choose the size"
         super().before_call(b, split_idx)
-        self.size = fastuple(round(o*self.keep) for o in self.train_size) if split_idx else self.train_size
+        self.size = self.size_for(split_idx)
 
     def encodes(self, x:TensorBase): return x    # labels: fastai searches for a method per item
     def encodes(self, x:TensorBBox|TensorPoint): return Resize.encodes(self, x)
 
     def to_fastai(self):
         "fastai's own, as in validation"
-        w,h = (round(o*self.keep) for o in self.train_size)
+        w,h = self.size_for(1)
         return Resize((h,w), self.method, self.pad_mode, (self.mode,self.mode_mask))
 
 # %% ../../nbs/07_augment.ipynb #b83949ab

@@ -14,9 +14,11 @@ from fastai.vision.all import *
 from ..stage import check_count, check_folder, check_seed, check_workers, hw, is_number, short_size
 from ..files import all_files, check_files, image_files, item_files, verified_splitter
 from ..data import copy_dl, same_random, tfms_size
-from .copies import presize_images
-from .read import ScaledImage, ScaledToTensor, read_scaled
+from .pixels import Pixels
+from .copies import default_cache, presize_images
+from .read import ReadImage, ScaledImage, ScaledToTensor, read_scaled
 from .augment import AffineOnce, Presize, crop_zoom, get_presize, one_interpolation, presize_keep
+from .batches import batch_at_once
 
 # %% ../../nbs/08_loaders.ipynb #c4050be1
 def _try_reading(file):
@@ -70,8 +72,10 @@ class FastDataLoaders(DataLoaders):
         "fastai's own `DataLoaders` without items"
         return DataLoaders(*map(_export_dl, self.loaders), path=self.path, device=self.device)
 
-def _as_fast(dls, loaders):
-    "`dls` as `FastDataLoaders`, with `loaders` in place of its own"
+def _as_fast(dls, loaders, copies):
+    "`dls` as `FastDataLoaders`, with `loaders` in place of its own, which read `copies`"
+    if isinstance(copies, Pixels):
+        for dl in loaders: batch_at_once(dl, copies)
     res = FastDataLoaders(*loaders)
     res.__dict__.update({**dls.__dict__, 'loaders': res.loaders})
     return res
@@ -90,30 +94,50 @@ def _fast_tfms(dl, keep):
     return dict(after_item=Pipeline(_quick_tensors(items), split_idx=item.split_idx),
                 after_batch=Pipeline(batches, split_idx=batch.split_idx))
 
-def _check_cache(cache):
+def _check_cache(cache, decoded):
+    if decoded not in (True,False,None): raise ValueError(f"decoded={decoded!r}: pass True or False")
     if cache is not None and not isinstance(cache, bool): check_folder('cache', cache)
 
-def _copies(tfms, files, cache):
-    "The folder of copies of `files` at the size that the first of `tfms` that resizes needs; None without `cache`"
-    if not cache or not files: return
+def _mode(ds):
+    "Pillow's mode of the images that `ds` reads from files, as 'RGB'"
+    tfm = first(o for o in read_scaled(ds).tls[0].tfms.fs if isinstance(o, ReadImage)) if isinstance(ds, Datasets) else None
+    return tfm and tfm.image_cls._open_args['mode']
+
+def _copies(dl, tfms, files, cache, decoded):
+    "The folder of copies of `files`, or their pixels, at the size that the first of `tfms` that resizes needs, or None"
+    if not (cache or decoded) or not files: return
     resize = first(o for o in tfms if isinstance(o, Resize))
     if resize is None:
         raise ValueError("cache: the items of these DataLoaders have no `Resize`, which says how large copies have to"
                          " be: omit it, or use `get_dls(..., cache=True)`")
-    return presize_images(files, max(getattr(resize, 'train_size', resize.size)), None if cache is True else cache)
+    size,folder = getattr(resize, 'train_size', resize.size),default_cache() if cache in (True,False,None) else cache
+    if not decoded: return presize_images(files, max(size), folder)
+    mode = _mode(dl.dataset)
+    return mode and Pixels(Path(folder)/'decoded', tuple(reversed(size)), mode, resize.mode).reserve(files)
+
+def _own_copies(dls):
+    "The arguments that made the copies which `dls` read"
+    ds = dls.train.dataset if isinstance(dls.train, TfmdDL) else None
+    tfms = ds.tls[0].tfms.fs if isinstance(ds, Datasets) else []
+    pixels = first(o.cache for o in tfms if isinstance(getattr(o, 'cache', None), Pixels))
+    return (pixels.folder.parent,True) if pixels else (False,False)
 
 # %% ../../nbs/08_loaders.ipynb #62628ee1
 @patch
 def fast(self:DataLoaders,
-    cache:bool|str|Path=False, # Keep small copies of large images (`presize_images`)? True, or a folder for them
+    cache:bool|str|Path=None, # Keep presized copies (`presize_images`)? True, or a folder for them; None: as these do
+    decoded:bool=None, # Keep their pixels, which are read without decoding? None: as these do
 )->DataLoaders:
     "The same images, as sharp, loaded for the work of their pixels; `self` where fast loading does not work"
-    _check_cache(cache)
+    _check_cache(cache, decoded)
     if not fast_works(): return self
-    tfms = [_fast_tfms(dl, keep=1. if cache else None) if isinstance(dl, TfmdDL) else {} for dl in self.loaders]
-    copies = _copies(tfms[0]['after_item'].fs if tfms[0] else [], image_files(self), cache) if cache else None
-    return _as_fast(self, [copy_dl(dl, dataset=read_scaled(dl.dataset, copies), **t) if isinstance(dl, TfmdDL) else dl
-                           for dl,t in zip(self.loaders, tfms)])
+    if cache is None and decoded is None: cache,decoded = _own_copies(self)
+    tfms = [_fast_tfms(dl, keep=1. if cache or decoded else None) if isinstance(dl, TfmdDL) else {} for dl in self.loaders]
+    item_tfms = tfms[0]['after_item'].fs if tfms[0] else []
+    copies = _copies(self.train, item_tfms, image_files(self), cache, decoded) if cache or decoded else None
+    res = [copy_dl(dl, dataset=read_scaled(dl.dataset, copies), **t) if isinstance(dl, TfmdDL) else dl
+           for dl,t in zip(self.loaders, tfms)]
+    return _as_fast(self, res, copies)
 
 # %% ../../nbs/08_loaders.ipynb #495fc6ea
 def _image_files(path, folders): return get_image_files(path, folders=folders).sorted()
@@ -190,21 +214,22 @@ def _aug_once(size, min_scale, xtra_tfms=None, **kwargs):
     tfms = aug_transforms(size=size, xtra_tfms=[*L(xtra_tfms), crop], **kwargs)
     return [AffineOnce(t, size) if isinstance(t, AffineCoordTfm) and fast_works() else t for t in tfms]
 
-def _presize_tfm(size, presize, min_scale, cache):
+def _presize_tfm(size, presize, min_scale, has_copies):
     size,presize = hw(size),hw(ifnone(presize, get_presize(size)))
     if any(p<s for p,s in zip(presize, size)):
         small,size = short_size(presize),short_size(size)
         raise ValueError(f"presize={small} is below size={size}: pass a larger one, or omit it")
-    if cache: return Presize(presize)       # copies have the presize: a little less would blur them
+    if has_copies: return Presize(presize)       # copies have the presize: a little less would blur them
     return Presize(presize, max(presize_keep(min_scale), *(s/p for s,p in zip(size, presize))))
 
-def _make_fast(dls, dblock, tfm, cache):
+def _make_fast(dls, dblock, tfm, cache, decoded):
     "`dls`, which nobody uses yet, with images that are read fast"
-    copies = _copies([tfm], item_files(dblock, [o for dl in dls.loaders for o in dl.items]), cache)
+    files = item_files(dblock, [o for dl in dls.loaders for o in dl.items])
+    copies = _copies(dls.train, [tfm], files, cache, decoded)
     for dl in dls.loaders:
         dl.dataset = read_scaled(dl.dataset, copies)
         dl.after_item = Pipeline(_quick_tensors(dl.after_item.fs), split_idx=dl.after_item.split_idx)
-    return _as_fast(dls, dls.loaders)
+    return _as_fast(dls, dls.loaders, copies)
 
 # %% ../../nbs/08_loaders.ipynb #77bfb7bb
 @delegates(aug_transforms, but=['size'])
@@ -216,7 +241,8 @@ def get_dls(
     seed:int=42, # Seed of the random split of a folder without `train` and `val` or `valid`
     stats:tuple=imagenet_stats, # Mean and standard deviation for `Normalize`; None: do not normalize
     presize:int|tuple=None, # Size of items before augmentation, px; None: `get_presize(size)`
-    cache:bool|str|Path=False, # Keep small copies of large images (`presize_images`)? True, or a folder for them
+    cache:bool|str|Path=False, # Keep presized copies (`presize_images`)? True, or a folder for them
+    decoded:bool=False, # Keep their pixels, which take more of the disk and are read without decoding?
     verify:bool|str=False, # Read all images first? True: an error names bad files, 'skip': they are left out
     dblock:DataBlock=None, # Another kind of data: a `DataBlock` for `path`, whose transforms are replaced
     min_scale:float=0.75, # Smallest random crop, as a share of the area
@@ -227,10 +253,10 @@ def get_dls(
     check_count('bs', bs)
     check_workers(num_workers)
     check_seed(seed)
-    _check_cache(cache)
+    _check_cache(cache, decoded)
     _check_source(path, dblock, min_scale, verify)
     if isinstance(path, str): path = Path(path)
-    item_tfm = _presize_tfm(size, presize, min_scale, cache)
+    item_tfm = _presize_tfm(size, presize, min_scale, cache or decoded)
     try: batch_tfms = _aug_once(hw(size), min_scale, **kwargs)
     except Exception as e: raise _no_batch(e, path, kwargs) from e
     if stats is not None: batch_tfms.append(_normalize(stats))
@@ -244,4 +270,4 @@ def get_dls(
         if isinstance(e, (OSError,SyntaxError,Image.DecompressionBombError)):
             check_files(all_files(dblock, path), whole=True)
         raise _no_batch(e, path, kwargs) from e
-    return _make_fast(dls, dblock, item_tfm, cache) if fast_works() else dls
+    return _make_fast(dls, dblock, item_tfm, cache, decoded) if fast_works() else dls

@@ -12,6 +12,7 @@ from copy import copy
 from fastai.vision.all import *
 from PIL.JpegImagePlugin import JpegImageFile
 from ..files import wrapped
+from .pixels import Pixels, image_planes, resize_planes, torch_modes
 from .copies import presized_file
 
 # %% ../../nbs/06_read.ipynb #64b4a441
@@ -30,23 +31,18 @@ def _open_jpeg(fn):
     Image._decompression_bomb_check(f.size)       # as `Image.open` does
     return f
 
-_torch_modes = {Image.BILINEAR:'bilinear', Image.BICUBIC:'bicubic'}
-
 def _resize(im, box, size, mode):
-    "The part `box` of `im` at `size`, by PyTorch"
-    (left,top,right,bottom),(w,h) = map(round, box),size
-    x = torch.from_numpy(np.array(im))
-    x = x[None] if x.ndim==2 else x.permute(2,0,1)
-    if abs(box[2]-box[0]-w)<1 and abs(box[3]-box[1]-h)<1:       # has the size already: interpolating would blur it
-        left,top = min(left, im.width-w),min(top, im.height-h)
-        return x[:,top:top+h,left:left+w].contiguous()
-    return F.interpolate(x[None,:,top:bottom,left:right], size[::-1], mode=mode, antialias=True)[0]
+    "The part `box` of `im`, an image or its pixels, at `size`, by PyTorch"
+    x = im if isinstance(im, Tensor) else image_planes(im)
+    return resize_planes(x, box, size, mode).contiguous()
+
+def _from_planes(x): return Image.fromarray(x.permute(1,2,0).squeeze(2).numpy())
 
 # %% ../../nbs/06_read.ipynb #ef19386d
 class ScaledImage(PILImage):
     "A `PILImage` that is decoded when it is used: a JPEG at 1/2, 1/4 or 1/8 of its size, if that is enough"
     fastais = PILImage
-    fn,file,planes = None,None,None
+    fn,file,planes,kept = None,None,None,None
     @classmethod
     def _lazy(cls, size):
         "An image of `size` without pixels yet"
@@ -57,17 +53,26 @@ class ScaledImage(PILImage):
     @classmethod
     def create(cls,
         fn:Path|str|Tensor|ndarray|bytes|Image.Image, # An image file, or an image in memory
-        cache:Path=None, # Folder of presized copies, as `presize_images` returns it
+        cache:Path|Pixels=None, # Folder of presized copies, as `presize_images` returns it, or pixels that are kept
         **kwargs # Of `load_image`, as `mode`: with any of them the image is decoded at once
     ):
         "An image from `fn`"
         if not isinstance(fn, (str,Path)) or kwargs: return cls.fastais.create(fn, **kwargs)     # images in memory stay
+        if isinstance(cache, Pixels): return cls._from_pixels(fn, cache)
         small = presized_file(fn, cache) if cache else None
         f = _open_jpeg(small if small and os.path.exists(small) else fn)
         if f is None: return super().create(fn)
         res = cls._lazy(f.size)
         res.fn,res.file,res.info = fn,f,dict(f.info)
         if small and f.filename==small: res._size = tuple(map(int, f.info['comment'].split(b'x')))    # of the original
+        return res
+
+    @classmethod
+    def _from_pixels(cls, fn, pixels):
+        i = pixels.rows.get(str(fn))
+        if i is None or pixels.mode!=cls._open_args['mode']: return cls.create(fn)
+        res = cls._lazy(pixels.full_size(i))
+        res.fn,res.kept = fn,pixels
         return res
 
     @property
@@ -81,7 +86,7 @@ class ScaledImage(PILImage):
     def load(self):
         "Decode the image, if it is not yet"
         if self._im is None and self.planes is not None:
-            self.im = Image.fromarray(self.planes.permute(1,2,0).squeeze(2).numpy()).im
+            self.im = _from_planes(self.planes).im
         if self._im is None and self.fn is not None: self.im = self.decode_image()[0].im
         return super().load()
 
@@ -89,7 +94,7 @@ class ScaledImage(PILImage):
 @patch
 def _source(self:ScaledImage, need):
     "The file to decode, and by what factors it is smaller than the original"
-    f,self.file = self.file or _open_jpeg(self.fn),None
+    f,self.file = self.file or _open_jpeg(self.fn) or Image.open(self.fn),None
     by = [a/b for a,b in zip(self._size, f.size)]
     too_small = need is None or any(b>n for b,n in zip(by, need))
     return (_open_jpeg(self.fn) or Image.open(self.fn),[1,1]) if max(by)>1 and too_small else (f,by)
@@ -108,6 +113,16 @@ def decode_image(self:ScaledImage,
             f.draft(None, [o//draft for o in f.size])
     f.load()
     return (f if f.mode==self.mode else f.convert(self.mode)),by
+
+@patch
+def _kept_planes(self:ScaledImage, need):
+    "The pixels that are kept, and by what factors they are smaller; None if there are none or too few"
+    if self.kept is None: return
+    i = self.kept.rows[str(self.fn)]
+    by = self.kept.factors(i)
+    if any(b>n for b,n in zip(by, need)): return
+    self.kept.fill(self.fn)
+    return self.kept.planes(i),by
 
 @patch
 def _is_lazy(self:ScaledImage): return self._im is None and self.fn is not None
@@ -130,15 +145,20 @@ def crop_pad(self:ScaledImage,
         return super(ScaledImage, self).crop_pad(sz, tl, orig_sz, **kwargs)
     orig_sz = fastuple(ifnone(orig_sz, self._size))
     tl = (orig_sz-sz)//2 if tl is None else fastuple(tl)
-    im,by = self.decode_image([s/max(r-.5, 1.5) for s,r in zip(sz, resize_to)])
-    if any(t<0 or t+s>o for t,s,o in zip(tl, sz, orig_sz)):      # to be padded
+    need = [s/max(r-.5, 1.5) for s,r in zip(sz, resize_to)]
+    kept = self._kept_planes(need)
+    im,by = kept or self.decode_image(need)
+    is_padded = any(t<0 or t+s>o for t,s,o in zip(tl, sz, orig_sz))
+    if kept and (is_padded or resize_mode not in torch_modes): im = _from_planes(im)
+    if is_padded:
         def _small(o): return fastuple(round(a/b) for a,b in zip(o, by))
         return im.crop_pad(_small(sz), _small(tl), fastuple(im.size), **kwargs)
-    if by==[8,8] and resize_mode==Image.BICUBIC: resize_mode = Image.LANCZOS      # sharper: a pixel for 8x8 is blurred
-    box = [min(o/b, m) for o,b,m in zip((*tl, *tl.add(sz)), by*2, (*im.size,*im.size))]
-    if resize_mode not in _torch_modes: return im.resize(resize_to, resize_mode, box=box)
+    if not kept and by==[8,8] and resize_mode==Image.BICUBIC: resize_mode = Image.LANCZOS      # sharper: a pixel for 8x8 is blurred
+    most = im.shape[:0:-1] if isinstance(im, Tensor) else im.size
+    box = [min(o/b, m) for o,b,m in zip((*tl, *tl.add(sz)), by*2, (*most,*most))]
+    if resize_mode not in torch_modes: return im.resize(resize_to, resize_mode, box=box)
     res = self._lazy(tuple(resize_to))
-    res.planes = _resize(im, box, resize_to, _torch_modes[resize_mode])
+    res.planes = _resize(im, box, resize_to, torch_modes[resize_mode])
     return res
 
 # %% ../../nbs/06_read.ipynb #1aa1418f
@@ -162,7 +182,7 @@ class ReadImage(Transform):
     "Read images as `image_cls`"
     def __init__(self,
         image_cls:type=ScaledImage, # `ScaledImage` or `ScaledImageBW`
-        cache:Path=None, # Folder of presized copies, as `presize_images` returns it
+        cache:Path|Pixels=None, # Folder of presized copies, as `presize_images` returns it, or pixels that are kept
     ):
         super().__init__()
         store_attr()
@@ -192,7 +212,7 @@ def _read_tl(tl, cache):
 
 def read_scaled(
     ds:Datasets, # Any dataset
-    cache:Path=None, # Folder of presized copies, as `presize_images` returns it
+    cache:Path|Pixels=None, # Folder of presized copies, as `presize_images` returns it, or pixels that are kept
 )->Datasets: # `ds` itself if it is of another kind
     "A copy of `ds` whose images are read as `ScaledImage`"
     if not isinstance(ds, Datasets): return ds
