@@ -2,11 +2,12 @@
 `get_dls`, written out with fastai alone.
 
 The two of a pair are measured in turn, and the median of the ratios is what counts. Each run reads each image several
-times, so that the start of its workers is under 5% of it."""
-import multiprocessing, warnings; warnings.filterwarnings('ignore')
+times, so that the start of its workers is under 5% of it. `decoded`, `filling`, `stand_in` and `copies_memory` take
+9,000 images and an epoch as it is, workers' start included."""
+import multiprocessing, threading, warnings; warnings.filterwarnings('ignore')
 from fastai.vision.all import *
 from fastai_progresize.all import *
-from fastai_progresize.data import copy_dl
+from fastai_progresize.data import copy_dl, tfms_size
 from fastai_progresize.fast.augment import get_presize
 from photos import photos
 from table import paired, save_rows
@@ -54,6 +55,7 @@ def sharpness(pairs):
     todo = [(f'get_dls {s}', s, small, ours, {}) for s in (224,128,64)]
     todo += [('at_size 128', 128, small, derived, {}), ('12 megapixels 128', 128, large, ours, {}),
              ('12 megapixels 128, cache', 128, large, ours, dict(cache=True))]
+    todo += [(f'get_dls {s}, decoded', s, small, ours, dict(cache=fresh_cache(), decoded=True)) for s in (224,128,64)]
     for name,size,path,get,kw in todo:
         b,a = book(size, path, **plain),get(size, path, **plain, **kw)
         for dl in b.loaders+a.loaders: dl.bs = 2        # the book has one crop for each batch: many of them
@@ -109,9 +111,132 @@ def large(pairs):
         yield dict(measure='images/s, items alone', what=name, target=target,
                    **paired(partial(read, b, 400), partial(read, a, n), pairs))
 
+# Decoded copies
+
+def fresh_cache():
+    "An empty folder for copies"
+    path = fastai_path('data')/'benchmark-copies'
+    shutil.rmtree(path, ignore_errors=True)
+    return path
+
+def many(): return photos(8000, 1000)
+
+def _map_batches(pixels, seed):
+    "Slices of the map, copied into batches"
+    rng,data = random.Random(seed),pixels.data.numpy()
+    rows,(h,w) = list(pixels.rows.values()),pixels.size
+    rng.shuffle(rows)
+    for part in chunked(rows, bs):
+        b = np.empty((len(part),3,h,w), np.uint8)
+        for i,r in enumerate(part):
+            e = pixels.entries[r]
+            x = data[e['at']:e['at']+3*e['h']*e['w']].reshape(3, e['h'], e['w'])
+            top,left = rng.randrange(e['h']-h+1),rng.randrange(e['w']-w+1)
+            b[i] = x[:,top:top+h,left:left+w]
+
+def bare_map(pixels):
+    "Images per second of numpy alone, in as many processes"
+    ps = [multiprocessing.Process(target=_map_batches, args=(pixels, i)) for i in range(workers)]
+    t = time.perf_counter()
+    for p in ps: p.start()
+    for p in ps: p.join()
+    return workers*len(pixels.rows)/(time.perf_counter()-t)
+
+def _fill(dls):
+    for dl in dls.loaders:
+        for _ in copy_dl(dl, after_batch=noop): pass
+    return items_only(dls)
+
+def decoded(pairs):
+    path = many()
+    for size,target in ((224,7),(128,14),(64,25)):
+        a = _fill(ours(size, path, cache=fresh_cache(), decoded=True))
+        what,measure = f'get_dls {size}, decoded','images/s, items alone'
+        yield dict(measure=measure, what=what, target=target,
+                   **paired(partial(read, items_only(book(size, path))), partial(read, a), pairs))
+        yield dict(measure=measure, what=f'{what}, over get_dls {size}', target={128:4, 64:6}.get(size),
+                   **paired(partial(read, items_only(ours(size, path))), partial(read, a), pairs))
+        yield dict(measure=measure, what=f'{what}, over numpy alone', target=.5,
+                   **paired(partial(bare_map, a.kept.pixels), partial(read, a), pairs))
+
+def filling(pairs):
+    path = many()
+    def _seconds(dl): return len(dl.dataset)/read(dl)
+    for size in (128,64):
+        b = items_only(ours(size, path))
+        def _first(): return _seconds(items_only(ours(size, path, cache=fresh_cache(), decoded=True)))
+        yield dict(measure='seconds of an epoch, items alone', what=f'get_dls {size}, the epoch that fills the copies',
+                   target=1.15, **paired(partial(_seconds, b), _first, pairs))
+
+class StandIn(Module):
+    "Sleeps as long as a small net on a GPU takes: 1/6,000 s per image of 64 px, in proportion to the pixels"
+    def __init__(self): self.p = nn.Parameter(torch.zeros(1))
+    def forward(self, x):
+        time.sleep(len(x)*self.size**2/64**2/6000)
+        return self.p.expand(len(x), 2)
+
+class _Pixels(Callback):
+    "Batches come without the transforms that a GPU does; the model is told their size"
+    order = 100
+    def before_epoch(self):
+        if not self.dls.train.after_batch.fs: return
+        self.learn.model.size = tfms_size(self.dls.train)[0]
+        for dl in self.dls.loaders: dl.after_batch = Pipeline([])
+
+def _no_loss(p, y): return p.sum()
+
+def timed_run(sizes, n_epoch=6, **kwargs):
+    "Seconds of a run, from the first to the last batch"
+    get = partial(ours, path=many(), **kwargs)
+    learn = Learner(get(224), StandIn(), loss_func=_no_loss, lr=1e-9)
+    with learn.no_bar(), learn.no_logging():
+        t = time.perf_counter()
+        learn.fit_progressive(n_epoch, sizes, get_dls=lambda size, bs: get(size), fit='flat_cos', cbs=_Pixels(),
+                              check=False)
+        return time.perf_counter()-t
+
+def stand_in(pairs):
+    sizes = (64,128,224)
+    cost = Plan(6, sizes).rel_cost
+    cache = fresh_cache()
+    for s in sizes: _fill(ours(s, many(), cache=cache, decoded=True))
+    for name,kw,n in (('decoded',dict(cache=cache, decoded=True),pairs), ('without copies',{},min(pairs, 3))):
+        r = paired(partial(timed_run, (224,), **kw), partial(timed_run, sizes, **kw), n)
+        r |= {k: r[k]/cost for k in ('ratio','low','high')}
+        yield dict(measure='share of the time over share of the pixels', what=f'64, 128, 224 px, {name}', target=1.05, **r)
+
+def _private():
+    "Memory that is not of mapped files, of this process and its children, MiB"
+    def _of(pid):
+        try: lines = open(f'/proc/{pid}/status').read()
+        except OSError: return 0
+        return sum(int(o) for o in re.findall(r'Rss(?:Anon|Shmem):\s+(\d+)', lines))/1024
+    me = os.getpid()
+    return sum(map(_of, [me, *open(f'/proc/{me}/task/{me}/children').read().split()]))
+
+def _peak(f):
+    "The most memory while `f` runs"
+    done,seen = threading.Event(),[]
+    def _watch():
+        while not done.wait(.1): seen.append(_private())
+    t = threading.Thread(target=_watch)
+    t.start()
+    f()
+    done.set()
+    t.join()
+    return max(seen)
+
+def copies_memory(pairs):
+    copies = dict(cache=fresh_cache(), decoded=True)
+    runs = [partial(_peak, partial(timed_run, (64,128,224), n_epoch=3, **kw)) for kw in ({},copies)]
+    yield dict(measure='memory, MiB', what='three stages, decoded, over without copies', target='at most 200 more',
+               **paired(*runs, 2))
+
+tables = 'sharpness batches items over_pillow at_size large decoded filling stand_in copies_memory'.split()
+
 @call_parse
 def main(
-    names:str='sharpness,batches,items,over_pillow,at_size,large', # Tables to measure
+    names:str=','.join(tables), # Tables to measure
     pairs:int=5, # Pairs of runs
 ):
     "Measure, print and save"

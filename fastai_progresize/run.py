@@ -189,7 +189,8 @@ def check(self:Run):
 def _loading(self:Run):
     if self.get_dls: return "Images are loaded by `get_dls`"
     if self.fast is False: return "Images are loaded by the transforms of `learn.dls`, at each size"
-    return "Fast loading, in training and validation: `dls.fast()`, off with `fast=False`"
+    args = ', '.join(f'{k}={str(v) if isinstance(v, Path) else v!r}' for k,v in self.fast.items())
+    return f"Fast loading, in training and validation: `dls.fast({args})`, off with `fast=False`"
 
 @patch
 def _repr_html_(self:Run):

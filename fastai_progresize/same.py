@@ -52,11 +52,17 @@ def _tfms(dl):
     pipes = [getattr(dl, o, None) for o in ('after_item','after_batch')]
     return [describe(t) for p in pipes if isinstance(p, Pipeline) for t in p.fs]
 
+def _copies(ds):
+    "The kind of presized copies that `ds` reads"
+    tfms = ds.tls[0].tfms.fs if isinstance(ds, Datasets) else []
+    cache = first(o.cache for o in tfms if getattr(o, 'cache', None))
+    return cache and ('JPEG' if isinstance(cache, (str,Path)) else 'pixels')
+
 def _loader_plan(dl, keys):
     "What a loader gives, and in which order"
     ds,wgts = getattr(dl, 'dataset', None),getattr(dl, 'wgts', None)
     return dict(items='\n'.join(sorted(keys)), order=_hash('\n'.join(keys)), labels=_labels(ds), tfms=_tfms(dl),
-                wgts=None if wgts is None else describe(array(wgts)),
+                copies=_copies(ds), wgts=None if wgts is None else describe(array(wgts)),
                 num_workers=getattr(getattr(dl, 'fake_l', dl), 'num_workers', 0))
 
 def _group_sizes(learn):

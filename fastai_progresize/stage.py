@@ -64,6 +64,13 @@ def check_count(
     limit = f"at most {most}" if is_count(n, least, float('inf')) else f"at least {least}"
     raise ValueError(f"{name}={n!r}: pass an int of {limit}")
 
+def check_bool(
+    name:str, # Name of the argument
+    o:bool, # Its value
+):
+    "Raise a `ValueError` if `o` is neither True nor False"
+    if not isinstance(o, bool): raise ValueError(f"{name}={o!r}: pass True or False")
+
 def check_seed(
     seed:int, # Seed of random numbers
 ):

@@ -191,6 +191,15 @@ def _epoch_seconds(times, n, skip):
 
 def _n_workers(dl): return getattr(getattr(dl, 'fake_l', dl), 'num_workers', 0)
 
+def _filled(dl, seconds):
+    "`dl` with only what it reads in some `seconds`, whose pixels are kept then, and the times of these batches"
+    if not hasattr(dl, 'kept'): return dl,[]
+    dl,idxs = copy_dl(dl),dl.get_idxs()
+    dl.get_idxs = lambda: idxs
+    times = _load_times(dl, seconds)
+    dl.get_idxs = lambda: idxs[:len(times)*dl.bs]
+    return dl,times
+
 def _load_times(dl, seconds):
     began,times = perf_counter(),[]
     for _ in dl:
@@ -206,7 +215,7 @@ def try_stage(
     cbs:list=None, # Callbacks of the training
     unfreeze:bool=False, # Train all layers, also if the body is frozen?
     seconds:float=2., # Time for each measurement, seconds
-)->dict: # `model`, `loading`, `epoch` in seconds, `memory` in MiB
+)->dict: # `model`, `loading`, `epoch`, `first` epoch in seconds, `memory` in MiB
     "What an epoch takes: the model alone, loading alone, and both; `learn` stays. Raises `torch.OutOfMemoryError`"
     alone,both = _BatchTimer(float('inf')),_BatchTimer(seconds)
     if torch.cuda.is_available(): torch.cuda.reset_peak_memory_stats()
@@ -214,11 +223,14 @@ def try_stage(
         dls = copy(dls)
         dls.loaders = [copy_dl(o) if isinstance(o, TfmdDL) else o for o in dls.loaders[:2]]
         ns,skip = L(dls.loaders).map(len),2*_n_workers(dls.train)
+        dls.loaders,filling = zip(*[_filled(o, seconds) for o in dls.loaders])
         one = repeat_batches(dls, [_first_batch(o) if n else None for o,n in zip(dls.loaders, ns)], 4)
         for o,timer in ((one,alone),(dls,both)): try_batches(learn, o, cbs, unfreeze, timer)
         loading = [_load_times(o, seconds) for o in dls.loaders]
     def _all(times): return sum(_epoch_seconds(o, n, skip) for o,n in zip(times, ns))
     model = sum(np.median(np.diff(o))*n for o,n in zip(alone.times.values(), ns) if o)
     memory = max(alone.memory, both.memory)
-    res = dict(model=model, loading=_all(loading), epoch=_all(both.times.values()), memory=memory)
+    epoch = _all(both.times.values())
+    first = max(epoch, _all(filling))       # decoded copies are made in it
+    res = dict(model=model, loading=_all(loading), epoch=epoch, first=first, memory=memory)
     return {k: float(v) for k,v in res.items()}

@@ -38,14 +38,17 @@ resizes = dict(
 class Decoded:
     "What `ScaledImage`s decode while it is in use: size, factors, what was needed"
     def __enter__(self):
-        self.seen,self.old = [],ScaledImage.decode_image
+        self.seen,self.old,self.kept = [],ScaledImage.decode_image,ScaledImage._kept_planes
         def spy(im, need=None):
             res,by = self.old(im, need)
             self.seen.append((tuple(res.size), by, need))
             return res,by
-        ScaledImage.decode_image = spy
+        def spy_kept(im, need):
+            if res := self.kept(im, need): self.seen.append((tuple(res[0].shape[:0:-1]), res[1], need))
+            return res
+        ScaledImage.decode_image,ScaledImage._kept_planes = spy,spy_kept
         return self.seen
-    def __exit__(self, *args): ScaledImage.decode_image = self.old
+    def __exit__(self, *args): ScaledImage.decode_image,ScaledImage._kept_planes = self.old,self.kept
 
 def same_place(name, a, b, split_idx=None):
     "The same transform of both images, for most of the result away from padding"

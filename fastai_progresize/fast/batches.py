@@ -35,8 +35,8 @@ def _is_usual(dl):
 def _plain_crop(p):
     "The `Resize` of the pipeline `p`, if it crops and nothing else is done to an item"
     fs = list(getattr(p, 'fs', []))
-    if [type(o) in t for o,t in zip(fs, ((Resize,Presize),(ScaledToTensor,)))]!=[True]*len(fs) or len(fs)!=2: return
-    return fs[0] if fs[0].method==ResizeMethod.Crop else None
+    is_plain = list(map(type, fs)) in ([Resize,ScaledToTensor],[Presize,ScaledToTensor])
+    return fs[0] if is_plain and fs[0].method==ResizeMethod.Crop else None
 
 # %% ../../nbs/07a_batches.ipynb #f1d54036
 class KeptItems:
@@ -44,10 +44,11 @@ class KeptItems:
     def __init__(self,
         ds:Datasets, # With images first, and labels
         pixels:Pixels, # Where the pixels of all its images are
+        files:list, # These images, one per item
+        cls:type=TensorImage, # What they become
     ):
-        self.ds,self.pixels = ds,pixels
-        self.files = dataset_files(ds.tls[0])
-        self.rows = [pixels.rows[o] for o in self.files]
+        store_attr()
+        self.rows = [pixels.rows[str(o)] for o in files]
 
     def getter(self,
         resize:Resize, # How items are cropped
@@ -57,22 +58,25 @@ class KeptItems:
         if isinstance(resize, Presize): w,h = resize.size_for(split_idx)
         else: w,h = resize.size
         if (h,w)!=self.pixels.size or resize.mode!=self.pixels.resample: return
-        return partial(self._item, size=(w,h), split_idx=split_idx, cls=self.ds.tls[0].tfms.fs[-1].image_cls._tensor_cls)
+        return partial(self._item, size=(w,h), split_idx=split_idx)
 
-    def _item(self, i, size, split_idx, cls):
-        row,px = self.rows[i],self.pixels
-        pcts = (.5,.5) if split_idx else (random.random(),random.random())
-        px.fill(self.files[i])
-        x = px.crop(row, size, pcts).as_subclass(cls)
-        return (x, *[tl[i] for tl in self.ds.tls[1:]])
+    def _item(self, i, size, split_idx):
+        row = self.rows[i]
+        pcts,full = (.5,.5) if split_idx else (random.random(),random.random()),self.pixels.full_size(row)
+        m = min(full[0]/size[0], full[1]/size[1])
+        tl = [int(p*(f-int(m*s))) for p,f,s in zip(pcts, full, size)]
+        self.pixels.fill(self.files[i])
+        try: labels = [tl[i] for tl in self.ds.tls[1:]]
+        except SkipItemException: return
+        return (self.pixels.crop(row, size, tl).as_subclass(self.cls), *labels)
 
 # %% ../../nbs/07a_batches.ipynb #74211b1f
-def _create_batches(self, samps):
+def create_batches(self, samps):
     "As fastai's `create_batches`, with items from pixels where nothing but a crop is made of them"
     resize = _plain_crop(self.after_item)
     get = self.kept.getter(resize, self.after_item.split_idx) if resize and self.kept.ds is self.dataset else None
     if get is None: return type(self).create_batches(self, samps)
-    return map(self.do_batch, self.chunkify(map(get, samps)))
+    return map(self.do_batch, self.chunkify(filter(None, map(get, samps))))
 
 def batch_at_once(
     dl:TfmdDL, # A `DataLoader` whose images are read by `ReadImage`
@@ -82,5 +86,5 @@ def batch_at_once(
     if not _is_usual(dl): return
     last = dl.dataset.tls[0].tfms.fs[-1]
     if not isinstance(last, ReadImage) or last.cache is not pixels: return
-    dl.kept = KeptItems(dl.dataset, pixels)
-    dl.create_batches = MethodType(_create_batches, dl)
+    dl.kept = KeptItems(dl.dataset, pixels, dataset_files(dl.dataset.tls[0]), last.image_cls._tensor_cls)
+    dl.create_batches = MethodType(create_batches, dl)      # of this loader: what `dl.new` makes is fastai's

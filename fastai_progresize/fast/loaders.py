@@ -11,7 +11,7 @@ __all__ = ['get_dls']
 import functools
 from copy import copy
 from fastai.vision.all import *
-from ..stage import check_count, check_folder, check_seed, check_workers, hw, is_number, short_size
+from ..stage import check_bool, check_count, check_folder, check_seed, check_workers, hw, is_number, short_size
 from ..files import all_files, check_files, image_files, item_files, verified_splitter
 from ..data import copy_dl, same_random, tfms_size
 from .pixels import Pixels
@@ -95,7 +95,7 @@ def _fast_tfms(dl, keep):
                 after_batch=Pipeline(batches, split_idx=batch.split_idx))
 
 def _check_cache(cache, decoded):
-    if decoded not in (True,False,None): raise ValueError(f"decoded={decoded!r}: pass True or False")
+    if decoded is not None: check_bool('decoded', decoded)
     if cache is not None and not isinstance(cache, bool): check_folder('cache', cache)
 
 def _mode(ds):

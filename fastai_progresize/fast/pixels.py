@@ -162,15 +162,13 @@ class Pixels:
     def crop(self,
         i:int, # Row of the index
         size:tuple, # Size of the crop, (width, height), px
-        pcts:tuple, # Its place: shares of the room to the left, and above
+        tl:tuple, # Its left and top in the source, px
     )->Tensor: # 8-bit, (channels, height, width), in the file
-        "The part of an image that fastai's `Resize` crops"
+        "A part of an image that has the right size as it is"
         e,(w,h) = self.entries[i],size
-        full,new,at = (int(e['full_w']),int(e['full_h'])),(int(e['w']),int(e['h'])),int(e['at'])
-        m = min(full[0]/w, full[1]/h)
-        corner = [round(int(p*(f-int(m*s)))*n/f) for p,f,s,n in zip(pcts, full, size, new)]
-        left,top = (min(c, n-s) for c,n,s in zip(corner, new, size))
-        return self.data.as_strided((len(self.mode),h,w), (new[0]*new[1],new[0],1), at+top*new[0]+left)
+        ew,eh = int(e['w']),int(e['h'])
+        left,top = min(round(tl[0]*ew/int(e['full_w'])), ew-w),min(round(tl[1]*eh/int(e['full_h'])), eh-h)
+        return self.data.as_strided((len(self.mode),h,w), (ew*eh,ew,1), int(e['at'])+top*ew+left)
 
 # %% ../../nbs/04a_pixels.ipynb #7b3fb705
 @patch
@@ -216,10 +214,11 @@ def _claim(self:Pixels, end, n):
     "Make the file `end` bytes long, for `n` more images"
     had = self.file.stat().st_size
     need,free = max(end-had, 0),free_bytes(self.folder)
-    what = (f"Decoded copies of {n:,} images at {short_size(self.size)} px take {need/2**20:,.0f} MiB,"
-            f" and {free/2**20:,.0f} MiB are free in {self.folder}")
-    if need>.95*free: raise OSError(errno.ENOSPC, f"{what}: free some space, pass another folder as `cache=`, or omit"
-                                                  " `decoded`")
+    def _mib(o): return f'{o/2**20:,.{0 if o>=10*2**20 else 1}f} MiB'
+    what = (f"Decoded copies of {n:,} images at {short_size(self.size)} px take {_mib(need)}, and {_mib(free)} are free"
+            f" in {self.folder}")
+    if need>.95*free: raise OSError(errno.ENOSPC, f"{what}: free some space (`clear_cache` removes older copies), pass"
+                                                  " another folder as `cache=`, or omit `decoded`")
     print(what)
     try: getattr(os, 'posix_fallocate', lambda fd, at, n: os.truncate(fd, n))(self.f.fileno(), 0, end)
     except OSError:

@@ -34,7 +34,7 @@ def _open_jpeg(fn):
 def _resize(im, box, size, mode):
     "The part `box` of `im`, an image or its pixels, at `size`, by PyTorch"
     x = im if isinstance(im, Tensor) else image_planes(im)
-    return resize_planes(x, box, size, mode).contiguous()
+    return resize_planes(x, box, size, mode)
 
 def _from_planes(x): return Image.fromarray(x.permute(1,2,0).squeeze(2).numpy())
 
@@ -73,6 +73,11 @@ class ScaledImage(PILImage):
         if i is None or pixels.mode!=cls._open_args['mode']: return cls.create(fn)
         res = cls._lazy(pixels.full_size(i))
         res.fn,res.kept = fn,pixels
+        return res
+
+    def _with_planes(self, x):
+        res = self._lazy((x.shape[2],x.shape[1]))
+        res.planes = x.contiguous()
         return res
 
     @property
@@ -141,25 +146,25 @@ def crop_pad(self:ScaledImage,
     kwargs = dict(pad_mode=pad_mode, resize_mode=resize_mode, resize_to=resize_to)
     sz = fastuple(sz, sz) if isinstance(sz, int) else fastuple(sz)
     is_tiny = min(*sz, *self._size)<16      # at 1/8, nothing would be left
-    if is_tiny or not self._is_lazy() or resize_to is None:
+    if (is_tiny and not self.kept) or not self._is_lazy() or resize_to is None:
         return super(ScaledImage, self).crop_pad(sz, tl, orig_sz, **kwargs)
     orig_sz = fastuple(ifnone(orig_sz, self._size))
     tl = (orig_sz-sz)//2 if tl is None else fastuple(tl)
     need = [s/max(r-.5, 1.5) for s,r in zip(sz, resize_to)]
-    kept = self._kept_planes(need)
+    kept = self._kept_planes([(s+1)/max(r-.5, 1.5) for s,r in zip(sz, resize_to)])      # a crop is cut to whole pixels
     im,by = kept or self.decode_image(need)
     is_padded = any(t<0 or t+s>o for t,s,o in zip(tl, sz, orig_sz))
+    is_cut = kept and all(abs(s/b-r)<max(1, 1/b) for s,b,r in zip(sz, by, resize_to))
+    if is_cut and not is_padded: return self._with_planes(self.kept.crop(self.kept.rows[str(self.fn)], resize_to, tl))
     if kept and (is_padded or resize_mode not in torch_modes): im = _from_planes(im)
     if is_padded:
-        def _small(o): return fastuple(round(a/b) for a,b in zip(o, by))
-        return im.crop_pad(_small(sz), _small(tl), fastuple(im.size), **kwargs)
+        start,end = (fastuple(round(a/b) for a,b in zip(o, by)) for o in (tl,tl.add(sz)))
+        return im.crop_pad(end-start, start, fastuple(im.size), **kwargs)
     if not kept and by==[8,8] and resize_mode==Image.BICUBIC: resize_mode = Image.LANCZOS      # sharper: a pixel for 8x8 is blurred
     most = im.shape[:0:-1] if isinstance(im, Tensor) else im.size
     box = [min(o/b, m) for o,b,m in zip((*tl, *tl.add(sz)), by*2, (*most,*most))]
     if resize_mode not in torch_modes: return im.resize(resize_to, resize_mode, box=box)
-    res = self._lazy(tuple(resize_to))
-    res.planes = _resize(im, box, resize_to, torch_modes[resize_mode])
-    return res
+    return self._with_planes(_resize(im, box, resize_to, torch_modes[resize_mode]))
 
 # %% ../../nbs/06_read.ipynb #1aa1418f
 class ScaledImageBW(ScaledImage, PILImageBW):

@@ -1,0 +1,430 @@
+"Decoded copies: the images that are decoded at each epoch, bit for bit where no pixel is interpolated; never a wrong one"
+import errno, gc, os, pickle, random, shutil, signal, subprocess, time
+from copy import deepcopy
+import pytest
+from hypothesis import given, settings, strategies as st
+from helpers import *
+from test_loading import arr, places, resizes, same_place
+from fastai.distributed import DistributedDL
+from fastai_progresize.data import copy_dl
+from fastai_progresize.fast import pixels as module
+from fastai_progresize.fast.augment import Presize
+from fastai_progresize.fast.batches import KeptItems
+from fastai_progresize.fast.pixels import Pixels, cover_size, load_image_pixels
+from fastai_progresize.fast.read import ScaledImage, ScaledImageBW, ScaledToTensor
+from fastai_progresize.trial import try_stage
+
+def draw(fn, w, h, seed, mode='RGB'):
+    "A picture whose neighbours are alike, as in a photograph"
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 255, (5,7,3), dtype=np.uint8)
+    Image.fromarray(small).resize((w,h), Image.BICUBIC).convert(mode).save(fn)
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    "Images of several shapes and formats, in two classes, with a split"
+    d = tmp_path_factory.mktemp('decoded')
+    sizes = [(90,64),(64,100),(64,64),(200,150),(150,300),(40,30)]
+    for part,n in (('train',24),('val',12)):
+        for i in range(n):
+            (d/part/'ab'[i%2]).mkdir(parents=True, exist_ok=True)
+            draw(d/part/'ab'[i%2]/f"{i}.{'png' if i%5==0 else 'jpg'}", *sizes[i%6], i + 100*(part=='val'))
+    return d
+
+@pytest.fixture(scope='module')
+def exact(tmp_path_factory):
+    "Images whose shorter side is the presize: nothing is interpolated"
+    d = tmp_path_factory.mktemp('exact')
+    for part,n in (('train',20),('val',9)):
+        for i in range(n):
+            (d/part/'ab'[i%2]).mkdir(parents=True, exist_ok=True)
+            draw(d/part/'ab'[i%2]/f'{i}.png', *[(48,48),(60,48),(48,97)][i%3], i + 100*(part=='val'))
+    return d
+
+def data(path, **kwargs): return get_dls(32, 4, path, num_workers=0, presize=48, **kwargs)
+
+def batches(dl, seed=1):
+    set_seed(seed)
+    dl.rng = random.Random(seed)
+    return list(dl)
+
+def same_batches(a, b):
+    assert len(a)==len(b)
+    for x,y in zip(a, b):
+        assert len(x)==len(y) and all(type(o) is type(p) for o,p in zip(x, y))
+        assert all(torch.equal(o, p) for o,p in zip(x, y))
+
+# the same images
+
+@pytest.mark.parametrize('workers', (0,2))
+def test_equal_batches(exact, tmp_path, workers):
+    "Where nothing is interpolated, to the bit: while they are decoded, when they are there, in training and validation"
+    a,b = data(exact),data(exact, cache=tmp_path, decoded=True)
+    for t in (a,b):
+        for dl in t.loaders:
+            dl.after_item.presize.keep = 1.       # copies have one size
+            dl.fake_l.num_workers = workers
+    assert not (b.train.kept.pixels.there!=0).any()
+    for seed in (1,2,3):
+        for x,y in zip(a.loaders, b.loaders): same_batches(batches(x, seed), batches(y, seed))
+    assert (b.train.kept.pixels.there!=0).all()
+
+@pytest.mark.parametrize('f', ('a.jpg','a.png'))
+@pytest.mark.parametrize('split_idx', (0,1))
+@pytest.mark.parametrize('name', resizes)
+def test_same_place_from_pixels(places, tmp_path, name, split_idx, f):
+    "Each of fastai's resizes shows what it shows without them, to half a pixel, from them or from the file"
+    pixels = Pixels(tmp_path, 120).reserve([places/f])
+    a,b = ScaledImage.create(places/f),ScaledImage.create(places/f, cache=pixels)
+    assert a.size==b.size==(1000,700)
+    same_place(name, a, b, split_idx)
+
+@settings(deadline=None, max_examples=150)
+@given(w=st.integers(16,400), h=st.integers(16,400), size=st.tuples(st.integers(16,120), st.integers(16,120)),
+       seed=st.integers(0,99), split_idx=st.integers(0,1))
+def test_batches_are_what_items_are(tmp_path_factory, w, h, size, seed, split_idx):
+    "A slice that a batch takes is the image that `Resize` gets, for any shape"
+    fn = tmp_path_factory.getbasetemp()/f'{w}x{h}.png'
+    if not fn.exists(): draw(fn, w, h, seed)
+    d = tempfile.mkdtemp()
+    pixels,tfm = Pixels(Path(d), size).reserve([fn]),Resize(size, resamples=(Image.BICUBIC,0))
+    random.seed(seed)
+    want = ScaledToTensor()(tfm(ScaledImage.create(fn, cache=pixels), split_idx=split_idx))
+    items = KeptItems(Datasets([fn], [[partial(ScaledImage.create, cache=pixels)],[noop]]), pixels, [fn])
+    random.seed(seed)
+    got = items.getter(tfm, split_idx)(0)[0]
+    shutil.rmtree(d)
+    assert want.shape[1:]==size and type(got) is type(want) and torch.equal(got, want)
+
+def test_like_without(folder, tmp_path):
+    "The same crops of other images, up to the filter"
+    a,b = data(folder),data(folder, cache=tmp_path, decoded=True)
+    for x,y in zip(a.loaders, b.loaders):
+        y.after_item.presize.keep = x.after_item.presize.keep = 1.
+        for (p,_),(q,_) in zip(batches(x), batches(y)): assert (p-q).abs().mean()<.05
+
+def test_grey_and_masks(folder, tmp_path):
+    "Grey images are kept as they are; with a mask items are made one by one, of pixels that are kept"
+    block = DataBlock((ImageBlock(PILImageBW),CategoryBlock), get_items=get_image_files, get_y=parent_label)
+    dls = get_dls(32, 4, folder, num_workers=0, dblock=block, stats=None, cache=tmp_path, decoded=True)
+    assert dls.train.kept.pixels.mode=='L' and dls.one_batch()[0].shape[1]==1
+    block = DataBlock((ImageBlock,MaskBlock), get_items=get_image_files, get_y=noop, item_tfms=Resize(48))
+    dls = block.dataloaders(folder, bs=4, num_workers=0).fast(cache=tmp_path/'b', decoded=True)
+    assert not hasattr(dls.train, 'kept')
+    x,y = dls.one_batch()
+    there = dls.train_ds.tls[0].tfms.fs[-1].cache.there
+    assert x.shape[2:]==y.shape[1:] and (there!=0).sum()==4
+
+# what fastai does with DataLoaders
+
+@pytest.fixture
+def kept(folder, tmp_path): return data(folder, cache=tmp_path, decoded=True)
+
+def test_other_loaders(kept, folder):
+    "Weights, parts of an epoch, other items, other transforms and pickles"
+    same_batches(batches(kept.valid), batches(deepcopy(kept).valid))
+    same_batches(batches(kept.valid), batches(pickle.loads(pickle.dumps(kept.valid))))
+    plain = kept.valid.new()
+    assert not hasattr(plain, 'kept') and 'create_batches' not in vars(plain)
+    same_batches(batches(kept.valid), batches(plain))
+    some = kept.test_dl(get_image_files(folder/'val')[:3], with_labels=True)
+    assert len(list(some))==1
+    kept.show_batch(max_n=2, unique=True)
+    kept.valid.show_batch(max_n=2)
+    plt.close('all')
+    half = copy_dl(kept.train, get_idxs=lambda: [0,1,2,3,4])
+    assert [len(x) for x,_ in half]==[4] and half.create_batches.__self__ is half
+    other = copy_dl(kept.train, after_item=Pipeline([Resize(48), FlipItem(1.), ScaledToTensor()]))
+    assert batches(other)[0][0].shape==(4,3,32,32)
+
+def test_weighted_and_partial(folder, tmp_path):
+    block = DataBlock((ImageBlock,CategoryBlock), get_items=get_image_files, get_y=parent_label, item_tfms=Resize(48),
+                      splitter=GrandparentSplitter(valid_name='val'))
+    ds = block.datasets(folder)
+    after = dict(after_item=[Resize(48), ToTensor()], after_batch=[IntToFloatTensor()])
+    weighted = ds.weighted_dataloaders(np.arange(24), bs=4, num_workers=0, **after)
+    part = ds.partial_dataloaders(partial_n=8, bs=4, num_workers=0, **after)
+    for dls,n in ((weighted,6),(part,2)):
+        dls = dls.fast(cache=tmp_path, decoded=True)
+        set_seed(1)
+        assert hasattr(dls.train, 'kept') and len(list(dls.train))==n
+
+def test_skipped_items(folder, tmp_path):
+    "An item whose label raises `SkipItemException` is left out of the batch"
+    def label(o):
+        if o.stem in ('4','8'): raise SkipItemException
+        return parent_label(o)
+    block = DataBlock((ImageBlock,CategoryBlock(['a','b'])), get_items=get_image_files, item_tfms=Resize(48),
+                      get_y=label, splitter=IndexSplitter([1,3]))
+    dls = block.dataloaders(folder/'train', bs=32, num_workers=0)
+    kept = dls.fast(cache=tmp_path, decoded=True)
+    assert hasattr(kept.train, 'kept') and len(kept.train.shuffle_fn([0,1]))==2
+    kept.train.drop_last = dls.train.drop_last = False
+    assert len(kept.one_batch()[0])==len(dls.one_batch()[0])==20
+
+def test_own_items(folder, tmp_path):
+    "A loader of one's own makes its items itself"
+    class Own(TfmdDL):
+        def create_item(self, s): return super().create_item(0)
+    block = DataBlock((ImageBlock,CategoryBlock), get_items=get_image_files, get_y=parent_label, item_tfms=Resize(48))
+    dls = block.dataloaders(folder, bs=4, num_workers=0, dl_type=Own).fast(cache=tmp_path, decoded=True)
+    assert not hasattr(dls.train, 'kept') and len(set(map(str, dls.one_batch()[1])))==1
+
+def test_validate_predict_tta(kept):
+    learn = small_learner(kept, model=partial(small_model, 2))
+    with learn.no_bar(), learn.no_logging():
+        loss = learn.validate()[0]
+        preds,targs = learn.get_preds()
+        assert abs(loss-learn.loss_func(preds.log(), targs).item())<10
+        assert learn.tta(n=2)[0].shape==preds.shape
+        assert learn.predict(kept.valid_ds.items[0])[2].shape==(2,)
+
+def test_several_processes(kept):
+    "A rank takes its batches from the same file"
+    a = kept.train
+    b = DistributedDL(a, rank=0, world_size=2, device='cpu')
+    a.before_iter()
+    x,y = (list(o.create_batches([3,1,2,0])) for o in (a,b))
+    assert len(x)==len(y)==1 and x[0][0].shape==y[0][0].shape
+
+def test_exported_without(kept, tmp_path):
+    learn = small_learner(kept, model=partial(small_model, 2))
+    learn.export(tmp_path/'a.pkl')
+    shutil.rmtree(kept.train.kept.pixels.folder)
+    loaded = load_learner(tmp_path/'a.pkl')
+    with loaded.no_bar(): loaded.predict(kept.valid_ds.items[0])
+    assert 'progresize' not in str([type(o) for o in loaded.dls.after_item.fs])
+
+# a run
+
+def test_run(folder, tmp_path, capsys):
+    "Every stage has its own pixels, claimed and said before the first batch; `learn.dls` decide, or `fast=`"
+    learn = small_learner(get_dls(32, 4, folder, num_workers=0, cache=tmp_path, decoded=True))
+    with learn.no_bar(), learn.no_logging(): learn.fit_progressive(2, sizes=(16,32))
+    said = capsys.readouterr().out
+    assert said.count('Decoded copies of 36 images')==2 and 'MiB are free in' in said
+    assert len(list((tmp_path/'decoded').glob('*.pixels')))==2
+    learn = small_learner(get_dls(32, 4, folder, num_workers=0))
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_progressive(2, sizes=(16,32), fast=dict(cache=tmp_path/'b', decoded=True))
+    assert len(list((tmp_path/'b'/'decoded').glob('*.pixels')))==2
+    assert not hasattr(learn.dls.train, 'kept')
+
+def test_resumed_while_filling(folder, tmp_path):
+    "Stopped as the pixels of a stage are decoded: the bits of a run that was not stopped"
+    def learner(name):
+        set_seed(1)
+        return small_learner(get_dls(32, 4, folder, num_workers=0, cache=tmp_path/name, decoded=True))
+    def run(learn, **kwargs):
+        set_seed(2)
+        with learn.no_bar(), learn.no_logging(): learn.fit_progressive(3, sizes=(16,32), **kwargs)
+    whole = learner('a')
+    run(whole)
+    stopped,file = learner('b'),tmp_path/'run'
+    class Stop(Callback):
+        def after_batch(self):
+            if self.training and self.learn.train_iter>=8: raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): run(stopped, checkpoint=file, cbs=Stop())
+    again = learner('b')
+    run(again, checkpoint=file, resume=True)
+    assert same_weights(weights(again), weights(whole))
+    other = small_learner(get_dls(32, 4, folder, num_workers=0, cache=tmp_path))
+    with pytest.raises(ValueError, match='copies was pixels, is JPEG'): run(other, checkpoint=file, resume=True)
+
+def test_preflight_counts_the_first_epoch(kept):
+    res = try_stage(small_learner(kept), kept, seconds=.2)
+    assert res['first']>=res['epoch']>0
+    assert (kept.train.kept.pixels.there!=0).any()
+
+# what is on the disk
+
+def truth(fn, pixels): return load_image_pixels(fn, cover_size(Image.open(fn).size, pixels.size))
+
+def check_true(pixels, files):
+    "What is said to be there is right"
+    for f in files:
+        i = pixels.rows[str(f)]
+        if pixels.there[i]: assert torch.equal(pixels.planes(i), truth(f, pixels)), f
+
+def test_sources(folder, tmp_path, capsys):
+    "A changed or new source is seen, others stay; a removed one is an error that names it"
+    d = tmp_path/'photos'
+    shutil.copytree(folder/'train'/'a', d)
+    files = get_image_files(d).sorted()
+    presize_images(d, 40, tmp_path/'c', progress=False, decoded=True)
+    pixels = Pixels(tmp_path/'c'/'decoded', 40).reserve(files)
+    assert pixels.there.all() and capsys.readouterr().out.count('Decoded copies')==1
+    draw(files[0], 77, 50, 99)
+    with pytest.raises(ValueError, match='has changed since'):
+        pixels.there[pixels.rows[str(files[0])]] = 0
+        pixels.fill(files[0])
+    draw(d/'new.png', 50, 70, 98)
+    again = Pixels(tmp_path/'c'/'decoded', 40).reserve(get_image_files(d))
+    assert '2 images' in capsys.readouterr().out
+    assert [f for f in get_image_files(d).sorted() if not again.there[again.rows[str(f)]]]==[files[0],d/'new.png']
+    check_true(again, files[1:])
+    again.fill(files[0])
+    check_true(again, files)
+    files[1].unlink()
+    with pytest.raises(ValueError, match=files[1].name): again.reserve(files)
+    (d/'bad.jpg').write_bytes(b'no image')
+    with pytest.raises(ValueError, match='bad.jpg cannot be read'): again.reserve([d/'bad.jpg'])
+
+def test_relative_paths_and_links(folder, tmp_path, monkeypatch):
+    "One copy of a file, however it is named"
+    f = get_image_files(folder/'train').sorted()[0]
+    monkeypatch.chdir(f.parent)
+    pixels = Pixels(tmp_path, 40).reserve([f, f.name])
+    assert len(pixels.entries)==1 and set(pixels.rows.values())=={0}
+
+def test_damaged(folder, tmp_path):
+    "Wrong bytes of a run that was cut off, half an entry, one file without the other: decoded again"
+    files = get_image_files(folder/'train').sorted()
+    presize_images(files, 40, tmp_path, progress=False, decoded=True)
+    pixels = Pixels(tmp_path/'decoded', 40).reserve(files)
+    assert pixels.entries['sure'].all()
+    pixels.entries['sure'][:3] = 0      # as of a machine that lost power
+    pixels.data[pixels.at[1]+5] ^= 8
+    pixels = Pixels(tmp_path/'decoded', 40).reserve(files)
+    assert list(np.flatnonzero(pixels.there==0))==[1]
+    with open(pixels.index, 'ab') as f: f.write(b'half')
+    draw(tmp_path/'new.png', 60, 50, 7)
+    pixels = Pixels(tmp_path/'decoded', 40).reserve([*files,tmp_path/'new.png'])
+    assert len(pixels.entries)==len(files)+1
+    for f in (*files,tmp_path/'new.png'): pixels.fill(f)
+    check_true(pixels, [*files,tmp_path/'new.png'])
+    os.truncate(pixels.file, 1000)
+    pixels = Pixels(tmp_path/'decoded', 40).reserve(files)
+    assert not pixels.there.any()
+    for f in files: pixels.fill(f)
+    check_true(pixels, files)
+
+def forked(f):
+    "The id of a process that calls `f`"
+    if pid := os.fork(): return pid
+    try: f()
+    finally: os._exit(0)
+
+def test_kills(folder, tmp_path):
+    "Killed at 20 moments while pixels are written: nothing wrong is read, and the next run finishes"
+    files = (get_image_files(folder/'train')+get_image_files(folder/'val')).sorted()
+    def filling():
+        pixels = Pixels(tmp_path, 40).reserve(files)
+        for f in files: pixels.fill(f)
+    rng,n_there = random.Random(1),[]
+    for _ in range(20):
+        shutil.rmtree(tmp_path) if rng.random()<.5 else None
+        pid = forked(filling)
+        time.sleep(rng.uniform(0, .05))
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        pixels = Pixels(tmp_path, 40).reserve(files)
+        n_there.append((pixels.there!=0).sum())
+        check_true(pixels, files)
+    assert any(0<n<len(files) for n in n_there), n_there      # some were killed in the midst of it
+    filling()
+    pixels = Pixels(tmp_path, 40).reserve(files)
+    assert pixels.there.all()
+    check_true(pixels, files)
+
+def test_processes_at_once(folder, tmp_path):
+    "Four processes that begin with some files each, and add others: one place for each image, none torn"
+    files = (get_image_files(folder/'train')+get_image_files(folder/'val')).sorted()
+    def filling(seed):
+        mine = random.Random(seed).sample(list(files), 25)
+        for part in (mine[:5],mine):
+            pixels = Pixels(tmp_path, 40).reserve(part)
+            for f in part:
+                pixels.fill(f)
+                check_true(pixels, [f])
+    for pid in [forked(partial(filling, i)) for i in range(4)]: assert os.waitpid(pid, 0)[1]==0
+    pixels = Pixels(tmp_path, 40).reserve(files)
+    assert len(set(pixels.entries['key']))==len(pixels.entries)==len(files)
+    spans = sorted(zip(pixels.at, pixels.at+pixels._lengths(pixels.entries)))
+    assert all(a[1]<=b[0] for a,b in zip(spans, spans[1:]))
+    check_true(pixels, files)
+
+@pytest.fixture
+def small_disk(tmp_path):
+    "A disk of one MiB"
+    d = tmp_path/'disk'
+    d.mkdir()
+    if subprocess.run(['mount','-t','tmpfs','-o','size=1M','tmpfs',d], capture_output=True).returncode:
+        pytest.skip('no disk can be mounted here')
+    yield d
+    subprocess.run(['umount','-l',d])
+
+def test_full_disk(folder, small_disk):
+    "What does not fit is refused before anything is decoded; with room again the next run finishes"
+    files = get_image_files(folder/'train').sorted()
+    with pytest.raises(OSError, match=r'take 4\.\d MiB, and \d\.\d MiB are free in .*: free some space'):
+        presize_images(files, 200, small_disk, progress=False, decoded=True)
+    learn = small_learner(get_dls(32, 4, folder, num_workers=0))
+    with pytest.raises((OSError,ValueError), match='free some space'), learn.no_bar():
+        learn.fit_progressive(2, sizes=(32,200), fast=dict(cache=small_disk, decoded=True))
+    del learn
+    gc.collect()        # the disk has the space again when nobody reads the files
+    clear_cache(small_disk)
+    (small_disk/'ballast').write_bytes(bytes(700_000))
+    with pytest.raises(OSError, match='free some space'):
+        presize_images(files, 64, small_disk, progress=False, decoded=True)
+    (small_disk/'ballast').unlink()
+    presize_images(files, 64, small_disk, progress=False, decoded=True)
+    pixels = Pixels(small_disk/'decoded', 64).reserve(files)
+    assert pixels.there.all()
+    check_true(pixels, files)
+
+def test_disk_that_gives_less_than_it_says(folder, tmp_path, monkeypatch):
+    "Space cannot be claimed, or not be written to: an error with the way out, and nothing half"
+    def full(*args): raise OSError(errno.ENOSPC, 'No space left on device')
+    files = get_image_files(folder/'train').sorted()
+    with monkeypatch.context() as m:
+        m.setattr(os, 'posix_fallocate', full)
+        with pytest.raises(OSError, match='No space left.*pass another folder'):
+            presize_images(files, 40, tmp_path, progress=False, decoded=True)
+    with monkeypatch.context() as m:
+        m.setattr(os, 'pwrite', full)
+        with pytest.raises(OSError, match='No space left.*pass another folder'):
+            presize_images(files, 40, tmp_path, progress=False, decoded=True)
+    pixels = Pixels(tmp_path/'decoded', 40).reserve(files)
+    assert not pixels.there.any()
+    for f in files: pixels.fill(f)
+    check_true(pixels, files)
+
+def test_written_in_parts(folder, tmp_path, monkeypatch):
+    "A disk may take less than it is given"
+    real = os.pwrite
+    monkeypatch.setattr(os, 'pwrite', lambda fd, data, at: real(fd, data[:999], at))
+    files = get_image_files(folder/'train').sorted()
+    pixels = Pixels(tmp_path, 40).reserve(files)
+    for f in files: pixels.fill(f)
+    check_true(pixels, files)
+
+def test_clear_cache(folder, tmp_path):
+    "It lists, removes, leaves what is not its own, and who reads goes on"
+    (tmp_path/'mine').mkdir()
+    for f in ('mine/a.jpg','a.pixels','notes.txt'): (tmp_path/f).write_text('mine')
+    presize_images(folder/'train', 20, tmp_path, progress=False)
+    dls = data(folder, cache=tmp_path, decoded=True)
+    x = batches(dls.valid)
+    listed = clear_cache(tmp_path, dry=True)
+    assert list(listed.copies)==['pixels','JPEG'] and list(listed['size'])==['48x48','20'] and (listed.MB>0).all()
+    assert clear_cache(tmp_path).equals(listed) and not len(clear_cache(tmp_path))
+    same_batches(batches(dls.valid), x)
+    assert len(batches(dls.train))==6
+    left = sorted(str(f.relative_to(tmp_path)) for f in tmp_path.rglob('*') if f.is_file() and f.suffix!='.lock')
+    assert left==['a.pixels','mine/a.jpg','notes.txt']
+    same_batches(batches(data(folder, cache=tmp_path, decoded=True).valid), x)
+
+def test_bad_arguments(folder, tmp_path):
+    with pytest.raises(ValueError, match="decoded='yes': pass True or False"): data(folder, decoded='yes')
+    with pytest.raises(ValueError, match="decoded=3: pass True or False"): data(folder).fast(decoded=3)
+    with pytest.raises(TypeError, match='has no argument `decode`: pass `decoded`'):
+        small_learner(data(folder)).fit_progressive(2, sizes=(16,32), fast=dict(decode=True))
+    with pytest.raises(ValueError, match='decoded'): presize_images(folder, 40, tmp_path, decoded='yes')
+    with pytest.raises(ValueError, match='cache='): clear_cache(3)
+    with pytest.raises(ValueError, match='dry='): clear_cache(tmp_path, dry='no')
+    block = DataBlock((ImageBlock,CategoryBlock), get_items=get_image_files, get_y=parent_label,
+                      item_tfms=RandomResizedCrop(48))
+    with pytest.raises(ValueError, match='have no `Resize`'):
+        block.dataloaders(folder, bs=4, num_workers=0).fast(cache=tmp_path, decoded=True)
