@@ -203,7 +203,8 @@ def stand_in(pairs):
     for name,kw,n in (('decoded',dict(cache=cache, decoded=True),pairs), ('without copies',{},min(pairs, 3))):
         r = paired(partial(timed_run, (224,), **kw), partial(timed_run, sizes, **kw), n)
         r |= {k: r[k]/cost for k in ('ratio','low','high')}
-        yield dict(measure='share of the time over share of the pixels', what=f'64, 128, 224 px, {name}', target=1.05, **r)
+        yield dict(measure='share of the time over share of the pixels', what=f'64, 128, 224 px, {name}', target=1.05,
+                   **r)
 
 def _private():
     "Memory that is not of mapped files, of this process and its children, MiB"

@@ -109,7 +109,7 @@ class Preflight:
         def _row(s, r):
             bound = 'model' if r['model']>r['loading'] else 'loading'
             return dict(size=s.size, epochs=s.total, bs=s.bs, memory=r['memory'], model=r['model'],
-                        loading=r['loading'], bound=bound, epoch=r['epoch'], stage=r['epoch']*(s.total-1)+r['first'])
+                        loading=r['loading'], bound=bound, epoch=r['epoch'], stage=r['epoch']*(s.total-1)+r.get('first', r['epoch']))
         self.df = pd.DataFrame([_row(s, r) for s,r in zip(plan, res)])
         self.seconds = self.df.stage.sum()+checking # Of the run, checks and workers' start included
         self.saved = 1-self.seconds/(self.df.epoch.iloc[-1]*plan.n_epoch) # Of as many epochs at the last size, a share

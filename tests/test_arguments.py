@@ -34,9 +34,9 @@ table = dict(
     phase_at=(lambda g: Plan(4, (128,224), fit='flat_cos').phase_at, {}, 'epoch'),
     at_size=(lambda g: g.dls.at_size, dict(size=16), 'size bs'),
     with_aug=(lambda g: g.dls.with_aug, {}, 'by'),
-    fast=(lambda g: g.dls.fast, {}, 'cache'),
+    fast=(lambda g: g.dls.fast, {}, 'cache decoded'),
     get_dls=(lambda g: partial(get_dls, path=g.path), dict(size=16, bs=4, num_workers=0),
-             'size bs path num_workers seed stats presize cache verify dblock min_scale max_rotate min_zoom max_zoom'
+             'size bs path num_workers seed stats presize cache decoded verify dblock min_scale max_rotate min_zoom max_zoom'
              ' max_lighting max_warp p_affine p_lighting xtra_tfms mode pad_mode align_corners mult'),
     show_stages=(lambda g: partial(show_stages, g.dls), dict(sizes=(16,24)), 'sizes n ds_idx figsize'),
     show_function=(lambda g: partial(show_stages, sizes=(16,24)), {}, 'get_dls'),
@@ -45,6 +45,7 @@ table = dict(
     preflight_minutes=(lambda g: g.learn.preflight, dict(minutes=.01, sizes=16, seconds=.01), 'n_epoch minutes sizes'),
     validate_sizes=(lambda g: g.learn.validate_sizes, dict(sizes=(16,24), show_plot=False),
                     'sizes bs get_dls fast n_batch'),
+    clear_cache=(lambda g: clear_cache, dict(cache='empty'), 'cache dry'),
     plot_stages=(lambda g: g.learn.plot_stages, {}, 'metrics figsize'),
     compare_runs=(lambda g: partial(compare_runs, a=g.history), {}, 'b'),
     show_runs=(lambda g: show_runs, {}, 'df'),

@@ -1,4 +1,4 @@
-"Decoded copies: the images that are decoded at each epoch, bit for bit where no pixel is interpolated; never a wrong one"
+"Decoded copies: the images that are decoded otherwise, bit for bit where nothing is interpolated; never a wrong one"
 import errno, gc, os, pickle, random, shutil, signal, subprocess, time
 from copy import deepcopy
 import pytest
@@ -428,3 +428,9 @@ def test_bad_arguments(folder, tmp_path):
                       item_tfms=RandomResizedCrop(48))
     with pytest.raises(ValueError, match='have no `Resize`'):
         block.dataloaders(folder, bs=4, num_workers=0).fast(cache=tmp_path, decoded=True)
+    padded = block.new(item_tfms=Resize(48, 'pad')).dataloaders(folder, bs=4, num_workers=0)
+    with pytest.raises(ValueError, match="padded .* use method='crop'"): padded.fast(cache=tmp_path, decoded=True)
+    squished = block.new(item_tfms=Resize(48, 'squish')).dataloaders(folder, bs=4, num_workers=0)
+    kept = squished.fast(cache=tmp_path, decoded=True)
+    assert kept.one_batch()[0].shape==(4,3,48,48)
+    assert (kept.train_ds.tls[0].tfms.fs[-1].cache.there!=0).sum()==4

@@ -38,17 +38,18 @@ resizes = dict(
 class Decoded:
     "What `ScaledImage`s decode while it is in use: size, factors, what was needed"
     def __enter__(self):
-        self.seen,self.old,self.kept = [],ScaledImage.decode_image,ScaledImage._kept_planes
+        self.seen,self.old,self.kept = [],ScaledImage.decode_image,ScaledImage._crop_kept
         def spy(im, need=None):
             res,by = self.old(im, need)
             self.seen.append((tuple(res.size), by, need))
             return res,by
-        def spy_kept(im, need):
-            if res := self.kept(im, need): self.seen.append((tuple(res[0].shape[:0:-1]), res[1], need))
+        def spy_kept(im, *args):
+            res = self.kept(im, *args)
+            if res is not None: self.seen.append((res.shape, im.kept.factors(im.kept.rows[str(im.fn)]), None))
             return res
-        ScaledImage.decode_image,ScaledImage._kept_planes = spy,spy_kept
+        ScaledImage.decode_image,ScaledImage._crop_kept = spy,spy_kept
         return self.seen
-    def __exit__(self, *args): ScaledImage.decode_image,ScaledImage._kept_planes = self.old,self.kept
+    def __exit__(self, *args): ScaledImage.decode_image,ScaledImage._crop_kept = self.old,self.kept
 
 def same_place(name, a, b, split_idx=None):
     "The same transform of both images, for most of the result away from padding"

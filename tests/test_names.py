@@ -5,7 +5,8 @@ from pathlib import Path
 package = Path(__file__).parent.parent/'fastai_progresize'
 
 names = ['Checkpoint', 'Plan', 'Preflight', 'ProgressiveResize', 'ProgressiveSchedule', 'Stage', 'clear_cache',
-         'compare_runs',         'default_sizes', 'find_faults', 'get_dls', 'presize_images', 'read_checkpoint', 'show_runs', 'show_stages']
+         'compare_runs', 'default_sizes', 'find_faults', 'get_dls', 'presize_images', 'read_checkpoint', 'show_runs',
+         'show_stages']
 
 order = ['stage', 'plan', 'phase', 'files', 'data', 'fast.pixels', 'fast.copies', 'fast.read',
          'fast.augment', 'fast.batches', 'fast.loaders',

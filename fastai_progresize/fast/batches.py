@@ -71,7 +71,10 @@ class KeptItems:
         return (self.pixels.crop(row, size, tl).as_subclass(self.cls), *labels)
 
 # %% ../../nbs/07a_batches.ipynb #74211b1f
-def create_batches(self, samps):
+def create_batches(
+    self:TfmdDL, # A `DataLoader` with `KeptItems` as `kept`
+    samps:list, # Indices of items
+)->Iterator: # Of batches
     "As fastai's `create_batches`, with items from pixels where nothing but a crop is made of them"
     resize = _plain_crop(self.after_item)
     get = self.kept.getter(resize, self.after_item.split_idx) if resize and self.kept.ds is self.dataset else None

@@ -99,7 +99,8 @@ def presize_images(
     with disk_faults(cache):
         cache.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(cache)
-        copy_it = Pixels(cache, size).reserve(files).fill if decoded else partial(_presize_image, size=size, cache=cache)
+        if decoded: copy_it = Pixels(cache, size).reserve(files).fill
+        else: copy_it = partial(_presize_image, size=size, cache=cache)
         faults = parallel(_fault, files, copy_it=copy_it, threadpool=True, n_workers=ifnone(n_workers, defaults.cpus),
                           progress=progress)
     raise_faults({str(f): o for f,o in zip(files, faults) if o})

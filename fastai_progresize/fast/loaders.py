@@ -100,7 +100,8 @@ def _check_cache(cache, decoded):
 
 def _mode(ds):
     "Pillow's mode of the images that `ds` reads from files, as 'RGB'"
-    tfm = first(o for o in read_scaled(ds).tls[0].tfms.fs if isinstance(o, ReadImage)) if isinstance(ds, Datasets) else None
+    if not isinstance(ds, Datasets): return
+    tfm = first(o for o in read_scaled(ds).tls[0].tfms.fs if isinstance(o, ReadImage))
     return tfm and tfm.image_cls._open_args['mode']
 
 def _copies(dl, tfms, files, cache, decoded):
@@ -112,6 +113,9 @@ def _copies(dl, tfms, files, cache, decoded):
                          " be: omit it, or use `get_dls(..., cache=True)`")
     size,folder = getattr(resize, 'train_size', resize.size),default_cache() if cache in (True,False,None) else cache
     if not decoded: return presize_images(files, max(size), folder)
+    if resize.method==ResizeMethod.Pad:
+        raise ValueError("decoded: these images are padded (`Resize` with method='pad'), not cropped from pixels: omit"
+                         " it, or use method='crop' or 'squish'")
     mode = _mode(dl.dataset)
     return mode and Pixels(Path(folder)/'decoded', tuple(reversed(size)), mode, resize.mode).reserve(files)
 
@@ -132,7 +136,8 @@ def fast(self:DataLoaders,
     _check_cache(cache, decoded)
     if not fast_works(): return self
     if cache is None and decoded is None: cache,decoded = _own_copies(self)
-    tfms = [_fast_tfms(dl, keep=1. if cache or decoded else None) if isinstance(dl, TfmdDL) else {} for dl in self.loaders]
+    keep = 1. if cache or decoded else None
+    tfms = [_fast_tfms(dl, keep) if isinstance(dl, TfmdDL) else {} for dl in self.loaders]
     item_tfms = tfms[0]['after_item'].fs if tfms[0] else []
     copies = _copies(self.train, item_tfms, image_files(self), cache, decoded) if cache or decoded else None
     res = [copy_dl(dl, dataset=read_scaled(dl.dataset, copies), **t) if isinstance(dl, TfmdDL) else dl

@@ -32,9 +32,8 @@ def _open_jpeg(fn):
     return f
 
 def _resize(im, box, size, mode):
-    "The part `box` of `im`, an image or its pixels, at `size`, by PyTorch"
-    x = im if isinstance(im, Tensor) else image_planes(im)
-    return resize_planes(x, box, size, mode)
+    "The part `box` of `im` at `size`, by PyTorch"
+    return resize_planes(image_planes(im), box, size, mode)
 
 def _from_planes(x): return Image.fromarray(x.permute(1,2,0).squeeze(2).numpy())
 
@@ -120,14 +119,18 @@ def decode_image(self:ScaledImage,
     return (f if f.mode==self.mode else f.convert(self.mode)),by
 
 @patch
-def _kept_planes(self:ScaledImage, need):
-    "The pixels that are kept, and by what factors they are smaller; None if there are none or too few"
+def _crop_kept(self:ScaledImage, sz, tl, resize_mode, resize_to):
+    "The pixels of a crop, from those that are kept; None if there are none or too few"
     if self.kept is None: return
     i = self.kept.rows[str(self.fn)]
     by = self.kept.factors(i)
-    if any(b>n for b,n in zip(by, need)): return
+    if any(b>(s+1)/max(r-.5, 1.5) for b,s,r in zip(by, sz, resize_to)): return      # `sz` was cut to whole pixels
+    is_cut = all(abs(s/b-r)<max(1, 1/b) for s,b,r in zip(sz, by, resize_to))
+    if not is_cut and resize_mode not in torch_modes: return
     self.kept.fill(self.fn)
-    return self.kept.planes(i),by
+    if is_cut: return self.kept.crop(i, resize_to, tl)
+    box = [o/b for o,b in zip((*tl, *tl.add(sz)), by*2)]
+    return resize_planes(self.kept.planes(i), box, resize_to, torch_modes[resize_mode])
 
 @patch
 def _is_lazy(self:ScaledImage): return self._im is None and self.fn is not None
@@ -150,19 +153,15 @@ def crop_pad(self:ScaledImage,
         return super(ScaledImage, self).crop_pad(sz, tl, orig_sz, **kwargs)
     orig_sz = fastuple(ifnone(orig_sz, self._size))
     tl = (orig_sz-sz)//2 if tl is None else fastuple(tl)
-    need = [s/max(r-.5, 1.5) for s,r in zip(sz, resize_to)]
-    kept = self._kept_planes([(s+1)/max(r-.5, 1.5) for s,r in zip(sz, resize_to)])      # a crop is cut to whole pixels
-    im,by = kept or self.decode_image(need)
     is_padded = any(t<0 or t+s>o for t,s,o in zip(tl, sz, orig_sz))
-    is_cut = kept and all(abs(s/b-r)<max(1, 1/b) for s,b,r in zip(sz, by, resize_to))
-    if is_cut and not is_padded: return self._with_planes(self.kept.crop(self.kept.rows[str(self.fn)], resize_to, tl))
-    if kept and (is_padded or resize_mode not in torch_modes): im = _from_planes(im)
+    kept = None if is_padded else self._crop_kept(sz, tl, resize_mode, resize_to)
+    if kept is not None: return self._with_planes(kept)
+    im,by = self.decode_image([s/max(r-.5, 1.5) for s,r in zip(sz, resize_to)])
     if is_padded:
         start,end = (fastuple(round(a/b) for a,b in zip(o, by)) for o in (tl,tl.add(sz)))
         return im.crop_pad(end-start, start, fastuple(im.size), **kwargs)
-    if not kept and by==[8,8] and resize_mode==Image.BICUBIC: resize_mode = Image.LANCZOS      # sharper: a pixel for 8x8 is blurred
-    most = im.shape[:0:-1] if isinstance(im, Tensor) else im.size
-    box = [min(o/b, m) for o,b,m in zip((*tl, *tl.add(sz)), by*2, (*most,*most))]
+    if by==[8,8] and resize_mode==Image.BICUBIC: resize_mode = Image.LANCZOS      # sharper: a pixel for 8x8 is blurred
+    box = [min(o/b, m) for o,b,m in zip((*tl, *tl.add(sz)), by*2, (*im.size,*im.size))]
     if resize_mode not in torch_modes: return im.resize(resize_to, resize_mode, box=box)
     return self._with_planes(_resize(im, box, resize_to, torch_modes[resize_mode]))
 
