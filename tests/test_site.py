@@ -224,6 +224,17 @@ def check_page(tab, page):
 @pytest.mark.parametrize('page', page_names)
 def test_page_in_browser(tab, page): check_page(tab, page)
 
+def test_columns_of_code(browser, url):
+    "Lines of 88 columns are whole at 1280 px, with 16 px for a scroll bar"
+    tab = browser.new_page(base_url=url, viewport=dict(width=1264, height=844))
+    tab.goto('learner.html')
+    heights = tab.evaluate("""[8, 88, 188].map(n => {
+        const o = document.querySelector('main pre.cell-code > code')
+        o.textContent = '0'.repeat(n)
+        return o.getBoundingClientRect().height })""")
+    assert heights[0]==heights[1]<heights[2]
+    tab.close()
+
 def check_accessible(tab, page):
     "No serious issue for those who see little, read by ear or have no mouse"
     tab.goto(page)
