@@ -1,20 +1,26 @@
-"The site: every link and image of every page, tables of parameters, search, and the width of a phone"
-import inspect, os, posixpath, pytest, re, shutil, subprocess, sys, threading
+"The site: every link and image of every page, tables of parameters, search, the width of a phone, accessibility"
+import importlib, inspect, os, posixpath, pytest, re, shutil, subprocess, sys, threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
-for o in ('smalldocs','bs4','playwright'):
+for o in ('smalldocs','bs4','playwright','axe_playwright_python'):
     pytest.importorskip(o, reason=f'{o} is not installed: pip install -e .[dev], on Python 3.11 or later')
+from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
 from filelock import FileLock
 from playwright.sync_api import sync_playwright
 from fastai_progresize._modidx import d
+from nbdev.config import get_config
 from test_docs import members, public
 
 root = Path(__file__).parent.parent
 chromium = shutil.which('chromium') or shutil.which('google-chrome')
+
+notebooks = [o.relative_to(root/'nbs') for o in sorted((root/'nbs').rglob('*.ipynb'))]
+notebooks = [o for o in notebooks if not any(p[0] in '._' for p in o.parts)]
+page_names = [o.with_name(re.sub(r'^\d+[a-z]*_', '', o.stem)+'.html').as_posix() for o in notebooks]
 
 @pytest.fixture(scope='module')
 def site(tmp_path_factory):
@@ -37,15 +43,31 @@ def pages(site):
 def refs(soup): return [o.get('href', o.get('src')) for o in soup.select('a[href], link[href], img[src], script[src]')]
 def is_outside(o): return re.match(r'[a-z]+:|//', o)
 
+def in_sidebar(soup, within='#quarto-sidebar'):
+    "Pages of the sidebar in order, without its sections, which fold"
+    links = soup.select(f'{within} a.sidebar-link[href]:not([href^="#"])')
+    return [posixpath.normpath(o['href']) for o in links]
+
 def test_every_notebook_is_a_page(pages):
-    nbs = [o.relative_to(root/'nbs') for o in (root/'nbs').rglob('*.ipynb')]
-    nbs = [o for o in nbs if not any(p[0] in '._' for p in o.parts)]
-    names = {o.with_name(re.sub(r'^\d+[a-z]*_', '', o.stem)+'.html').as_posix() for o in nbs}
+    names = set(page_names)
     assert names==set(pages)
-    side = [posixpath.normpath(o['href']) for o in pages['index.html'].select('#quarto-sidebar a.sidebar-link[href]')]
+    side = in_sidebar(pages['index.html'])
     assert side[0]=='index.html' and set(side)==names
     order = [side.index(o+'.html') for o in ('tutorials/speed','plan','files','data','loaders','learner','cli')]
     assert order==sorted(order)
+
+def sections(soup):
+    "Pages of each section of the sidebar, in order"
+    return {o.select_one('.menu-text').text: in_sidebar(o, 'ul') for o in soup.select('li.sidebar-item-section')}
+
+def test_sidebar(pages):
+    "What `from fastai_progresize.all import *` brings is in Reference; what a user does not call comes last"
+    got = sections(pages['index.html'])
+    assert [o for o in got if o!='Help']==['Tutorials','Benchmarks','Reference','Internals']
+    assert got['Benchmarks']==['tutorials/evidence.html','tutorials/speed.html']
+    brings = re.findall(r'^from fastai_progresize\.([\w.]+) import', (root/'fastai_progresize/all.py').read_text(), re.M)
+    brings = {o for o in brings if importlib.import_module(f'fastai_progresize.{o}').__all__}
+    assert {o.split('.')[-1]+'.html' for o in brings} | {'check.html','cli.html'}==set(got['Reference'])
 
 def test_links_and_images(site, pages):
     bad = []
@@ -58,6 +80,35 @@ def test_links_and_images(site, pages):
             if not (site/target).is_file(): bad.append((name, o))
             elif anchor and not pages[target].find(id=anchor): bad.append((name, o))
     assert not bad, bad
+
+def test_images_have_alt_text(pages):
+    bad = [(k, o.find_parent(class_='cell') and o.find_parent(class_='cell')['id'])
+           for k,soup in pages.items() for o in soup.select('img') if not o.get('alt')]
+    assert not bad, bad
+
+def test_no_markdown_is_shown(pages):
+    "Neither a link in a link nor another mark: that is, no `](` or `**` in a text"
+    for k,soup in pages.items():
+        for o in soup.select('main :is(p, li, td)'):
+            text = ''.join(t for t in o.find_all(string=True) if not t.find_parent('code'))
+            assert not re.search(r'\]\(|\*\*', text), (k, text)
+
+def test_head(site, pages):
+    "The address of each page, and the picture that a link to it is shown with"
+    base = get_config(root).doc_url
+    for k,soup in pages.items():
+        assert soup.find('link', rel='canonical')['href']==base+k.removesuffix('index.html')
+        image = soup.find('meta', property='og:image')['content']
+        assert image.startswith(base) and (site/image.removeprefix(base)).is_file()
+
+def test_frame(pages):
+    "Navbar with the repository, previous and next, links to the source, footer"
+    url = get_config(root).git_url
+    for k,soup in pages.items():
+        assert soup.select_one(f'.navbar a[href="{url}"]') and soup.select_one('.quarto-color-scheme-toggle'), k
+        assert soup.select('.page-navigation a') and soup.find('footer').text.strip(), k
+        nb = notebooks[page_names.index(k)].as_posix()
+        assert soup.select_one(f'.toc-actions a[href="{url}/blob/main/nbs/{nb}"]'), k
 
 def test_nothing_comes_from_outside(pages):
     "The site can be read without internet"
@@ -93,6 +144,11 @@ def test_docment_of_n_epoch(pages):
     assert rows['n_epoch'][:1]==['int | tuple | list'] and rows['n_epoch'][-1].startswith('All epochs of the run')
     assert rows['fit'][:1]==['str'] and 'fine_tune' in rows['fit'][-1]
 
+def test_docment_of_kwargs(pages):
+    "What is said of `**kwargs` is in its row, not in that of the result"
+    rows = table_of(pages['data.html'], 'copy_dl')
+    assert 'shuffle' in rows['kwargs'][-1] and 'shuffle' not in rows['Returns'][-1]
+
 @pytest.mark.parametrize('page,text,url', [
     ('index.html', 'Learner', 'https://docs.fast.ai/learner.html#learner'),
     ('learner.html', 'CSVLogger', 'https://docs.fast.ai/callback.progress.html#csvlogger'),
@@ -111,6 +167,7 @@ def test_llms(site, pages):
     "Plain text for language models: an index of all pages, and a copy of each"
     text = (site/'llms.txt').read_text()
     for o in pages: assert f'/{o}.md)' in text and (site/f'{o}.md').exists(), o
+    assert re.findall(r'^- \[.+?\]\(\S+?fastai_progresize/(\S+)\.md\): \S', text, re.M)==in_sidebar(pages['index.html'])
 
 @pytest.fixture(scope='module')
 def browser():
@@ -148,6 +205,10 @@ WIDE = """[...document.querySelectorAll('body *')].filter(o => {
         if (/auto|scroll|hidden/.test(getComputedStyle(p).overflowX)) return false
     return true }).map(o => o.outerHTML.slice(0, 200))"""
 
+# code, output and tables that scroll to the side
+SCROLL = """[...document.querySelectorAll('main :is(pre, table, .sd-table, .cell-output-display)')].filter(
+    o => o.clientWidth && o.scrollWidth>o.clientWidth).map(o => o.outerHTML.slice(0, 200))"""
+
 def check_page(tab, page):
     assert tab.goto(page).ok
     assert tab.evaluate('document.documentElement.scrollWidth - innerWidth')<=0, f'{page} scrolls to the side'
@@ -156,12 +217,71 @@ def check_page(tab, page):
     complete = '[...document.images].every(o => o.complete && o.naturalWidth)'
     assert tab.evaluate(complete), f'{page} lacks an image'
 
-@pytest.mark.parametrize('page', ('index.html','learner.html','tutorials/quick_start.html'))
+    if tab.viewport_size['width']>=1280:
+        scroll = tab.evaluate(SCROLL)
+        assert not scroll, (page, scroll)
+
+@pytest.mark.parametrize('page', page_names)
 def test_page_in_browser(tab, page): check_page(tab, page)
 
+def test_columns_of_code(browser, url):
+    "Lines of 88 columns are whole at 1280 px, with 16 px for a scroll bar"
+    tab = browser.new_page(base_url=url, viewport=dict(width=1264, height=844))
+    tab.goto('learner.html')
+    heights = tab.evaluate("""[8, 88, 188].map(n => {
+        const o = document.querySelector('main pre.cell-code > code')
+        o.textContent = '0'.repeat(n)
+        return o.getBoundingClientRect().height })""")
+    assert heights[0]==heights[1]<heights[2]
+    tab.close()
+
+def check_accessible(tab, page):
+    "No serious issue for those who see little, read by ear or have no mouse"
+    tab.goto(page)
+    issues = [o for o in Axe().run(tab).response['violations'] if o['impact'] in ('serious','critical')]
+    assert not issues, (page, [(o['id'], [n['html'][:200] for n in o['nodes'][:5]]) for o in issues])
+
+@pytest.mark.parametrize('scheme', ['light','dark'])
+@pytest.mark.parametrize('page', ['index','tutorials/quick_start','tutorials/any_learner','tutorials/evidence'])
+def test_accessible(browser, url, page, scheme):
+    tab = browser.new_page(base_url=url, viewport=dict(width=1280, height=844), color_scheme=scheme)
+    check_accessible(tab, f'{page}.html')
+    tab.close()
+
 @pytest.mark.long
-def test_pages_in_browser(tab, pages):
-    for o in pages: check_page(tab, o)
+@pytest.mark.parametrize('scheme', ['light','dark'])
+def test_all_accessible(tab, scheme):
+    tab.emulate_media(color_scheme=scheme)
+    for o in page_names: check_accessible(tab, o)
+
+def test_keyboard(browser, url):
+    "The first key leads past the navigation; a section of the sidebar folds without a mouse"
+    tab = browser.new_page(base_url=url)
+    tab.goto('learner.html')
+    tab.keyboard.press('Tab')
+    tab.keyboard.press('Enter')
+    assert tab.url.endswith('#quarto-document-content')
+    section = tab.locator('#quarto-sidebar a', has_text='Internals')
+    section.focus()
+    tab.keyboard.press('Enter')
+    tab.locator('#quarto-sidebar a', has_text='distrib').wait_for(state='hidden', timeout=5000)
+    assert section.get_attribute('aria-expanded')=='false'
+    tab.close()
+
+def test_phone(browser, url):
+    "Search is there at once, and so are the contents of the page"
+    tab = browser.new_page(base_url=url, viewport=dict(width=390, height=844))
+    tab.goto('learner.html')
+    tab.locator('.smalldocs-search input').fill('at_size')
+    box = tab.locator('.smalldocs-search-results')
+    box.wait_for(timeout=20_000)
+    box = box.bounding_box()
+    assert box['x']>=0 and box['x']+box['width']<=390
+    tab.keyboard.press('Escape')
+    tab.locator('#TOC-body summary').click()
+    tab.locator('#TOC-body a').first.click()
+    assert '#' in tab.url
+    tab.close()
 
 @pytest.mark.parametrize('word', ['fit_progressive','at_size','leak'])
 def test_search(tab, word):

@@ -9,10 +9,37 @@ from nbdev.config import get_config
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 from smalldocs.config import load
+from smalldocs.layout import SiteNav
 from smalldocs.site import Site
 
 # Quarto's
-_no_problem = re.compile(r'unknown key format-links|format commonmark|format.html.keep-md|.*: output-file is not read')
+_no_problem = re.compile(r'unknown key format-links|format commonmark|format.html.(keep-md|grid|canonical-url) is ignored|'
+                         r'.*: output-file is not read')
+
+# what smalldocs writes, and what stands in its place
+_replace = [(re.compile(a, re.S), b) for a,b in (
+    # decoration that has no name
+    (r'(<i [^>]*)role="img"', r'\1aria-hidden="true"'),
+    # sections of the sidebar: buttons that the keyboard reaches, each once
+    (r'data-bs-target="(#[^"]+)" role="navigation"', r'data-bs-target="\1" href="\1" role="button"'),
+    (r'(<a [^>]*aria-label="Toggle section")', r'\1 tabindex="-1" aria-hidden="true"'),
+    (r'(<a class="quarto-color-scheme-toggle)', r'<a role="button" aria-label="Dark mode" class="quarto-color-scheme-toggle'),
+    # search beside the menu, not in it: a phone hides the menu
+    (r'(<button class="navbar-toggler".*?)(<div class="quarto-navbar-tools">.*?dropdown-menu"></div></div></div>)',
+     r'\2\1'),
+    # tables scroll on a phone, by keyboard too
+    (r'(<div class="cell-output cell-output-display)">(?=\s*<(?:div|style|table))',
+     r'\1" tabindex="0" role="group" aria-label="Table">'),
+    # a name for each landmark
+    (r'<nav (class="navbar )', r'<nav aria-label="Site" \1'),
+    (r'<nav (class="quarto-secondary-nav)', r'<nav aria-label="This page" \1'),
+    (r'<nav (id="quarto-sidebar")', r'<nav aria-label="Pages" \1'),
+    (r'<div (id="quarto-margin-sidebar")', r'<div role="complementary" aria-label="On this page" \1'),
+    (r'<nav (class="page-navigation)', r'<nav aria-label="Previous and next page" \1'),
+    # on a phone the page's contents are folded
+    (r'<nav [^>]*id="TOC-body"[^>]*><h2>(.*?)</h2>(.*?)</nav>',
+     r'<details id="TOC-body"><summary>\1</summary><nav aria-label="\1">\2</nav></details>'),
+)]
 
 class NbSite(Site):
     "A site whose pages have the names that nbdev gives them: 01_plan.ipynb is plan.html"
@@ -38,6 +65,26 @@ class NbSite(Site):
         for f in self.out.rglob('themes/*.css'):    # no fonts from elsewhere
             f.write_text(re.sub(r'@import url\(https?:[^)]*\);', '', f.read_text(encoding='utf-8')), encoding='utf-8')
 
+    def write_llms_txt(self):
+        "Each page with its description, in the sections and the order of the sidebar"
+        web = self.project.website
+        def _line(o):
+            md = o.page.out.with_suffix('.llms.md')
+            return f"- [{o.page.title}]({web['site-url']}/{md}): {o.page.front.get('description', '')}"
+        lines = [f"# {web['title']}", f"\n> {web['description']}\n"]
+        for o in SiteNav(self).sidebars[0]['items']:
+            lines += [f'\n## {o.text}\n', *map(_line, o.children)] if o.section else [_line(o)]
+        (self.out/'llms.txt').write_text('\n'.join(lines)+'\n', encoding='utf-8')
+
+    def finish(self):
+        "What smalldocs lacks: the address of each page, and what a keyboard, a screen reader and a phone need"
+        for page in self.pages.values():
+            f = self.out/page.out
+            text = f.read_text(encoding='utf-8')
+            for a,b in _replace: text = a.sub(b, text)
+            url = f"{self.project.website['site-url']}/{page.out}".removesuffix('index.html')
+            f.write_text(text.replace('</head>', f'<link rel="canonical" href="{url}"></head>', 1), encoding='utf-8')
+
     def problems(self): return [o for o in self.warnings if not _no_problem.match(o)]
 
 @call_parse
@@ -56,6 +103,7 @@ def main(
         tmp = Path(tmp)/'site'
         site = NbSite(src, tmp, cfg.doc_url if local else None)
         site.build()
+        site.finish()
         if site.problems(): sys.exit('\n'.join(site.problems()))
         for f in [*tmp.rglob('*.llms.md'), tmp/'llms.txt']:     # named as in the docstrings of the modules
             f.write_text(f.read_text(encoding='utf-8').replace('.llms.md', '.html.md'), encoding='utf-8')
