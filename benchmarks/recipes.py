@@ -156,24 +156,40 @@ def compare_table(df, datas=('elpv','letters'), epochs=(12,6)):
         rows[f'{data}, {n} epochs'] = row
     return pd.DataFrame(rows).T
 
-def plot(df):
+costs = dict(pixels='pixels, epochs at 128 px', seconds='seconds, 2 CPU cores')
+_names = {default: 'through 64, 96, 128 px', control: '128 px throughout'}
+_titles = dict(elpv='photographs of solar cells', letters='letters')
+
+def _plot_one(ax, df, data, cost):
+    "One dataset's accuracy over `cost`"
+    pixels = df[df.epochs==12].groupby('recipe').pixel_epochs.first()
+    for i,(k,label) in enumerate(_names.items()):
+        own = df[(df.data==data) & (df.recipe==k) & (df.lr==usual_lr) & ~df.timed]
+        g = own.groupby('epochs').agg(x=('pixel_epochs','first'), acc=('accuracy','mean'), se=('accuracy','sem'))
+        rate = timed(df, data)[k].median()/pixels[k] if cost=='seconds' else 1
+        ax.errorbar(g.x*rate, 100*g.acc, 100*g.se, marker='o', capsize=3, color=f'C{i}', label=label)
+    ax.set_xlabel(costs[cost])
+
+def plot(df, by=('pixels','seconds')):
     "Accuracy over what it costs, each point a budget of epochs: means of the seeds and their standard errors"
-    names = {default: 'through 64, 96, 128 px', control: '128 px throughout'}
-    fig,axs = plt.subplots(2, 2, figsize=(9,6), layout='constrained', sharey='col')
-    titles = dict(elpv='photographs of solar cells', letters='letters')
-    for data,col in zip(titles, axs.T):
-        pixels = df[df.epochs==12].groupby('recipe').pixel_epochs.first()
-        rate = {k: timed(df, data)[k].median()/pixels[k] for k in names}
-        for i,(k,label) in enumerate(names.items()):
-            own = df[(df.data==data) & (df.recipe==k) & (df.lr==usual_lr) & ~df.timed]
-            g = own.groupby('epochs').agg(x=('pixel_epochs','first'), acc=('accuracy','mean'), se=('accuracy','sem'))
-            for ax,x in zip(col, (g.x, g.x*rate[k])):
-                ax.errorbar(x, 100*g.acc, 100*g.se, marker='o', capsize=3, color=f'C{i}', label=label)
-        col[0].set(title=titles[data], xlabel='pixels, epochs at 128 px')
-        col[1].set(xlabel='seconds, 2 CPU cores')
-        col[0].legend()
-    for ax in axs[:,0]: ax.set_ylabel('accuracy, %')
+    fig,axs = plt.subplots(len(by), 2, figsize=(9,.4+2.8*len(by)), layout='constrained', sharey='col', squeeze=False)
+    for cost,row in zip(by, axs):
+        for data,ax in zip(_titles, row): _plot_one(ax, df, data, cost)
+        row[0].set_ylabel('accuracy, %')
+    for ax,title in zip(axs[0], _titles.values()): ax.set_title(title)
+    for ax in axs[0]: ax.legend()
     return fig
+
+def results(df):
+    "Twelve epochs of the default against the final size throughout, as a table in Markdown"
+    rows = ['| 12 epochs, 5 seeds | 128 px throughout | progressive | accuracy, same epochs | accuracy, same seconds |',
+            '|---|---|---|---|---|']
+    for data,name in _titles.items():
+        t,(_,by) = timed(df, data).median(),compare(df, data, 12)
+        gains = [show(*by[k][1][:2]) for k in ('epochs','seconds')]
+        saved = f'{t[default]:.0f} s, {1-t[default]/t[control]:.0%} less'
+        rows.append(f"| {name} | {t[control]:.0f} s | {saved} | {gains[0]} | {gains[1]} |")
+    return '\n'.join(rows)
 
 def append(row):
     "Append a line, whole: two processes may do so side by side"

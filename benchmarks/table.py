@@ -1,6 +1,7 @@
 "What the benchmarks share: runs in turn, the file of all results, their table and plot"
 import json
 from fastai.vision.all import *
+from IPython.display import HTML
 
 results = Path(__file__).parent/'results.json'
 
@@ -26,18 +27,49 @@ def load(*names):
     res = json.loads(results.read_text())
     return pd.DataFrame([r for n in names for r in res.get(n, [])])
 
+def _rate(what, k='book'):
+    "Images per second in the rows of decoded copies"
+    df = load('decoded')
+    return [df[df.what==what.format(size)][k].item() for size in _sizes]
+
+_sizes = 224,128,64
+
 def plot_speed():
-    "How many times as fast as the book, with the range of the pairs, and what was aimed at"
-    df = load('batches','at_size','items','large')
-    fig,ax = plt.subplots(figsize=(8, .45*len(df)+.8))
-    for i,r in enumerate(df.itertuples()):
-        color = 'tab:blue' if 'batches' in r.measure else 'tab:orange'
-        ax.barh(i, r.ratio, color=color, xerr=[[r.ratio-r.low],[r.high-r.ratio]])
-        ax.plot([r.target]*2, [i-.4,i+.4], 'k', lw=2)
-    names = [f"{r.what} ({r.measure.split(', ')[1]})" for r in df.itertuples()]
-    ax.set(yticks=range(len(df)), yticklabels=names, xscale='log')
-    ax.set_xlabel("images per second, over the book's (black: aimed at)")
-    ax.set_xlim(1)
-    ax.xaxis.set_major_formatter('{x:g}')
-    ax.invert_yaxis()
+    "Images per second by size: the book's loading, this package's, decoded copies, numpy alone"
+    fig,ax = plt.subplots(figsize=(8,3.2))
+    ours = 'get_dls {0}, decoded'
+    bars = {'the book': _rate(ours), 'get_dls': _rate(ours+', over get_dls {0}'),
+            'decoded copies': _rate(ours, 'ours'), 'numpy alone': _rate(ours+', over numpy alone')}
+    for i,(name,rates) in enumerate(bars.items()):
+        color = ('grey','C0','C1','lightgrey')[i]
+        found = ax.bar(np.arange(3)+.2*i-.3, rates, .19, label=name, color=color)
+        ax.bar_label(found, [f'{o:,.0f}' for o in rates], fontsize=7)
+    ax.set(xticks=range(3), xticklabels=[f'{o} px' for o in _sizes], yscale='log', ylabel='images per second')
+    ax.yaxis.set_major_formatter('{x:,.0f}')
+    ax.legend(fontsize=8, loc='upper left', ncols=2)
+    ax.set_ylim(100, 1e5)
     return fig
+
+def _row(name, r, unit=''):
+    return {'': name, 'before': f'{r.book:,.4g}{unit}', 'now': f'{r.ours:,.4g}{unit}', 'ratio': f'{r.ratio:.3g}',
+            'range': f'{r.low:.3g} to {r.high:.3g}', 'aimed at': r.target}
+
+def summary():
+    "What matters of all that was measured, in eight rows"
+    df = load('decoded', 'filling', 'stand_in')
+    def _one(what): return df[df.what==what].iloc[0]
+    rows = [_row(f'decoded copies over the book, {s} px', _one(f'get_dls {s}, decoded'), '/s') for s in _sizes]
+    for s in (128,64):
+        rows.append(_row(f'decoded copies over none, {s} px', _one(f'get_dls {s}, decoded, over get_dls {s}'), '/s'))
+    rows.append(_row('the epoch that makes them, 64 px', _one('get_dls 64, the epoch that fills the copies'), ' s'))
+    rows += [_row(f'share of time over share of pixels, {o}', _one(f'64, 128, 224 px, {o}'), ' s')
+             for o in ('decoded','without copies')]
+    return pd.DataFrame(rows).style.hide()
+
+def folded(title, *names, digits=3):
+    "The rows saved under `names`, to be unfolded"
+    df = load(*names)
+    columns = 'measure what book ours value ratio low high target'.split()
+    if 'measure' in df: df = df.reindex(columns=[o for o in columns if o in df])
+    table = df.style.hide().format(precision=digits, na_rep='').to_html()
+    return HTML(f'<details><summary>{title}</summary>{table}</details>')
