@@ -1,5 +1,5 @@
 "What the front page says can be pasted, and is short"
-import re, subprocess, sys
+import pytest, re, subprocess, sys
 from pathlib import Path
 
 readme = (Path(__file__).parent.parent/'README.md').read_text(encoding='utf-8')
@@ -18,11 +18,12 @@ Learner.preflight = partialmethod(Learner.preflight, seconds=.05)
 
 def test_length(): assert len(readme.splitlines())<=120
 
-def test_pasted(tmp_path):
-    "All blocks of Python, one after the other, in an empty folder"
+@pytest.mark.parametrize('n', [1, pytest.param(9, marks=pytest.mark.long)])
+def test_pasted(tmp_path, n):
+    "The first block of Python, or all, one after the other, in an empty folder"
     blocks = re.findall(r'```python\n(.*?)```', readme, re.S)
     assert len(blocks)>=2 and 'fit_progressive' in blocks[0]
-    code = few + '\n'.join(blocks) + '\nassert len(learn.stage_history)==12'
+    code = few + '\n'.join(blocks[:n]) + '\nassert len(learn.stage_history)==12'
     r = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], cwd=tmp_path, capture_output=True, text=True)
     assert r.returncode==0, r.stderr[-2000:]
 

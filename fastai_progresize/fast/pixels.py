@@ -73,7 +73,8 @@ def source_key(
     st = os.stat(fn)
     return hashlib.sha1(f'{os.path.abspath(fn)} {st.st_mtime_ns} {st.st_size}'.encode()).hexdigest()
 
-disk_errors = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+disk_errors = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
+               errno.ENODEV)      # a disk whose files cannot be mapped
 
 def free_bytes(
     folder:Path, # A folder, which need not be there yet
@@ -220,10 +221,10 @@ def _claim(self:Pixels, end, n):
     if need>.95*free: raise OSError(errno.ENOSPC, f"{what}: free some space (`clear_cache` removes older copies), pass"
                                                   " another folder as `cache=`, or omit `decoded`")
     print(what)
-    try: getattr(os, 'posix_fallocate', lambda fd, at, n: os.truncate(fd, n))(self.f.fileno(), 0, end)
-    except OSError:
-        os.truncate(self.file, had)
-        raise
+    try: os.posix_fallocate(self.f.fileno(), 0, end)
+    except (AttributeError,OSError) as e:
+        if getattr(e, 'errno', None) in disk_errors: os.truncate(self.file, had); raise
+        os.truncate(self.file, end)     # macOS, and disks that cannot claim space
 
 @patch
 def reserve(self:Pixels,
