@@ -44,8 +44,10 @@ def command(
     return _command
 
 # %% ../nbs/21_commands.ipynb #edd9b992
-_also = {'n_epoch':'epochs', 'lr_max':'lr', 'size':'sizes', 'checkpoint':'out', 'glyphs()':'samples'}    # argument: flag
+# flags that have another name than the argument
+_also = {'n_epoch':'epochs', 'lr_max':'lr', 'size':'sizes', 'checkpoint':'out', 'glyphs()':'samples'}
 _value = r"'[^']*'|\[.*?\]|\(.*?\)|[^\s,:;)`]+"      # as `repr` shows it
+_split = r"Fix the split: .* same at each call"             # advice for Python's `DataBlock`
 _not_here = r" \(check=False [^)]*\)|,? or (a |a list of )?(`\w+`s?|None|--bs auto)[^:;.]*"     # what no flag can do
 
 def _typed(value):
@@ -72,6 +74,7 @@ def as_flags(
         name,value = m['quoted'] or m['name'] or m['bare'],m['value']
         if value in (None,'True'): return flags[name]
         return f"{flags[name]} {_typed(f'[{value}]' if name=='size' else value)}"
+    text = re.sub(_split, "Remove one of each two, or have both to train or both to validate with", text)
     text = re.sub(r"(this package's )?`get_dls\(\.\.\., (.*?)\)`", r'\2', text)
     text = re.sub(rf"`(?P<quoted>{names})=?`|(?<![\w.])(?:(?P<name>{names})=(?P<value>{_value})|(?P<bare>n_epoch)\b)",
                   _flag, text)
@@ -111,7 +114,7 @@ def progresize_demo(
     epochs:int=12, # Epochs of each of the two runs
     seed:int=42, # Seed of the training
     num_workers:int=None, # Processes that load images
-    checkpoint:store_true=False, # Save the state of the first run in `out` at the end of each epoch
+    checkpoint:store_true=False, # Save the state of the first run in --out at the end of each epoch
     resume:store_true=False, # Continue from that, if it is there
 ):
     "Draw sample images, train on them through growing sizes and at the final size throughout, and compare"
@@ -141,7 +144,7 @@ def progresize_fit(
     cache:store_true=False, # Keep small copies of large photographs, which load faster
     seed:int=42, # Seed of the training and of a random split
     verify:Annotated[str, dict(choices=['error','skip'])]=None, # Read all images first: stop at bad files, or skip them
-    checkpoint:store_true=False, # Save the state of the run in `out` at the end of each epoch
+    checkpoint:store_true=False, # Save the state of the run in --out at the end of each epoch
     resume:store_true=False, # Continue from that, if it is there
     preflight:store_true=False, # Try every size before training, as is always done on a GPU
     num_workers:int=None, # Processes that load images

@@ -243,9 +243,9 @@ def test_samples_alone(tmp_path):
     code,text = command('--samples')
     assert code==1 and 'progresize-book: --samples is for experiments: pass their names too' in text
 
-def test_lines_in_a_pipe(path, capsys):
+@pytest.mark.parametrize('name', ['ch14_cnn', pytest.param('ch07_progressive_tta', marks=pytest.mark.long)])
+def test_lines_in_a_pipe(path, capsys, name):
     "No bars of runs, of `lr_find` or of test time augmentation"
-    for o in ('ch14_cnn','ch07_progressive_tta'):
-        assert command(o, '--path', path, '--scale', .1, '--epochs', 1, '--bs', 8, '--num-workers', 0)==(0,'')
-        out = capsys.readouterr().out
-        assert '█' not in out and ' epoch    size  train_loss' in out
+    assert command(name, '--path', path, '--scale', .1, '--epochs', 1, '--bs', 8, '--num-workers', 0)==(0,'')
+    out = capsys.readouterr().out
+    assert '█' not in out and ' epoch    size  train_loss' in out
