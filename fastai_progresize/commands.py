@@ -75,7 +75,7 @@ def as_flags(
         if value in (None,'True'): return flags[name]
         return f"{flags[name]} {_typed(f'[{value}]' if name=='size' else value)}"
     text = re.sub(_split, "Remove one of each two, or have both to train or both to validate with", text)
-    text = re.sub(r"(this package's )?`get_dls\(\.\.\., (.*?)\)`", r'\2', text)
+    text = re.sub(rf"(this package's )?`get_dls\(\.\.\., (({names})=.*?)\)`", r'\2', text)
     text = re.sub(rf"`(?P<quoted>{names})=?`|(?<![\w.])(?:(?P<name>{names})=(?P<value>{_value})|(?P<bare>n_epoch)\b)",
                   _flag, text)
     return re.sub(_not_here, '', text)

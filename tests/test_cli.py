@@ -60,7 +60,8 @@ def test_fit_killed_and_resumed(path, tmp_path, capsys):
     (['--sizes','0'], "--sizes 0: pass sizes in px"),
     (['--sizes','20000'], '--sizes 20000: pass a size of at most 10000 px'),
     (['--sizes','32x20000'], '--sizes 32x20000: pass a size of at most 10000 px'),
-    (['--epochs','1','--sizes','32,48'], '--epochs 1 is less than the 2 sizes: pass at least 2 epochs, or fewer --si'),
+    (['--epochs','1','--sizes','32,48'], '--epochs 1 is less than the 2 sizes: pass at least 2 epochs'),
+    (['--epochs','1','--sizes','32,48'], ' epochs, or fewer --sizes'),
     (['--epochs','1,2,3','--sizes','32,48'], '--epochs has 3 values for 2 sizes'),
     (['--epochs','128,224'], 'pass --epochs and --sizes 128,224; if they are epochs, pass their --sizes too'),
     (['--epochs','2.5'], '--epochs 2.5: pass whole numbers of at least 1, as 10, or 4,5 for two sizes'),
@@ -116,6 +117,12 @@ def test_flags_that_take_a_choice(path, capsys, flag, value, says):
     ("the wd=.1 of a_size=3 px, and n_epochs", "the wd=.1 of a_size=3 px, and n_epochs"),
 ])
 def test_as_flags(text, shown): assert as_flags(text, progresize_fit)==shown
+
+def test_as_flags_of_a_command():
+    "What a command has no flag for is left as it is"
+    text = "this package's `get_dls(..., verify='skip')` leaves them out"
+    assert as_flags(text, commands.progresize_book)==text
+    assert as_flags("pass the folder of a copy as `path`", commands.progresize_book)=="pass the folder of a copy as --path"
 
 def test_few_images(tmp_path, capsys):
     "Sixty images train with a bs of which an epoch has some batches, and a line says so"
