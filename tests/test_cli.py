@@ -122,7 +122,7 @@ def test_as_flags_of_a_command():
     "What a command has no flag for is left as it is"
     text = "this package's `get_dls(..., verify='skip')` leaves them out"
     assert as_flags(text, commands.progresize_book)==text
-    assert as_flags("pass the folder of a copy as `path`", commands.progresize_book)=="pass the folder of a copy as --path"
+    assert as_flags("pass the folder as `path`", commands.progresize_book)=="pass the folder as --path"
 
 def test_few_images(tmp_path, capsys):
     "Sixty images train with a bs of which an epoch has some batches, and a line says so"
