@@ -189,4 +189,10 @@ def run_book(
 @contextmanager
 def bars_in_terminal():
     "Context in which fastprogress draws bars only in a terminal"
-    return replacing_yield(fastprogress.fastprogress, 'NO_BAR', not in_terminal())
+    if in_terminal(): yield; return
+    bars = fastprogress.fastprogress
+    own,bars.NO_BAR,bars.print = bars.NO_BAR,True,noop      # a new bar prints its first character in any case
+    try: yield
+    finally:
+        bars.NO_BAR = own
+        del bars.print

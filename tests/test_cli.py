@@ -101,6 +101,17 @@ def test_flags_that_take_a_choice(path, capsys, flag, value, says):
     assert in_process('progresize-fit', '--help')==(0,'')
     if flag!='--bs': assert f"{flag} {{{says.replace(' ', '').replace(chr(39), '')}}}" in capsys.readouterr().out
 
+def test_resumed_elsewhere(path, tmp_path, monkeypatch, capsys):
+    "What was started in a terminal can be resumed in a pipe"
+    args = ['--sizes','24,32', '--epochs','1,2', '--arch','xresnet18', '--bs','8', '--num-workers',0, '--out','res']
+    with monkeypatch.context() as m:
+        m.setattr(sys.stdout, 'isatty', lambda: True, raising=False)
+        m.setattr(cli, '_save_run', lambda *args: sys.exit('stopped'))      # with all epochs saved
+        assert in_process('progresize-fit', path, *args, '--checkpoint')[0]==1
+    assert (tmp_path/'res/run.ckpt').exists()
+    assert in_process('progresize-fit', path, *args, '--resume')==(0,'')
+    assert len(pd.read_csv(tmp_path/'res/history.csv'))==3
+
 @pytest.mark.parametrize('text,shown', [
     ("a.ckpt is of another run. Pass what it was, or another name as `checkpoint=` to start again",
      "a.ckpt is of another run. Pass what it was, or another name as --out to start again"),
@@ -138,7 +149,8 @@ def test_default_bs():
     assert [cli._default_bs(o) for o in (1,7,16,48,100,255,256,10_000)]==[2,2,4,8,16,32,64,64]
 
 def lines_and_bars(path, capsys):
-    args = ['--sizes','24,32', '--epochs','1,2', '--arch','xresnet18', '--bs','8', '--num-workers',0]
+    args = ['--sizes','24,32', '--epochs','1,2', '--arch','xresnet18', '--bs','8', '--num-workers',0, '--verify','skip',
+            '--cache']
     assert in_process('progresize-fit', path, *args, '--out','res')==(0,'')
     out = capsys.readouterr().out
     return out,[o.split() for o in out.splitlines() if re.match(r' *\d+  ', o)]
