@@ -12,10 +12,12 @@ __all__ = ['experiments', 'Experiment', 'same_epochs', 'same_pixels', 'same_seco
 import hashlib
 from dataclasses import dataclass, replace
 from fastai.vision.all import *
-from .stage import Stage, check_figure, check_folder, check_table, check_workers, is_count, is_number
+from .stage import Stage, check_figure, check_folder, check_outside, check_table, check_workers
+from .stage import is_count, is_number
 from .plan import Plan
 from .files import whole_file
 from .data import same_random
+from .history import epoch_lines
 from .fast.augment import get_presize
 from .fast.loaders import check_sides, get_dls, seeded_split
 import fastai_progresize.learner     # for `fit_progressive`
@@ -55,7 +57,7 @@ def imagenette(
     url:str=URLs.IMAGENETTE, # One of fastai's three: `URLs.IMAGENETTE`, `URLs.IMAGENETTE_160`, `URLs.IMAGENETTE_320`
 )->Path: # Folder with `train` and `val`
     "Imagenette, downloaded on first use. Raises `ValueError` if it cannot be fetched, or if there is only a part of it"
-    name,instead = Path(url).name,"pass the folder of a copy as `path` (--path), or train on `glyphs()` (--samples)"
+    name,instead = Path(url).name,"pass the folder of a copy as `path`, or train on the letters of `glyphs()`"
     try: path = untar_data(url)
     except Exception as e: raise ValueError(f"{name} could not be fetched ({type(e).__name__}: {e}): {instead}") from e
     n = len(get_image_files(path))
@@ -261,12 +263,13 @@ def _run(e, seed, dls, out):
     with same_random(): own = dls(e.stages[0].size, e.stages[0].bs)     # `fit_progressive` makes them again
     learn = e.learner(own)
     learn.path,learn.model_dir = out,'.'
-    if e.lr_find and not (out/'lr_find.png').exists(): _show_lr(e, learn, out)
     resume = saved.exists()
-    print(f"{e.name}, seed {seed}{': continues' if resume else ''}")
-    learn.fit_progressive(e.plan, get_dls=dls, check=not e.leak, checkpoint=saved.with_suffix(''), resume=resume)
-    df = learn.stage_history.assign(run=e.name, seed=seed, book=e.accuracy, book_seconds=_per_size(e.seconds))
-    if e.tta: df.loc[df.index[-1],'tta'] = accuracy(*learn.tta()).item()
+    with epoch_lines(learn):
+        if e.lr_find and not (out/'lr_find.png').exists(): _show_lr(e, learn, out)
+        print(f"{e.name}, seed {seed}{': continues' if resume else ''}")
+        learn.fit_progressive(e.plan, get_dls=dls, check=not e.leak, checkpoint=saved.with_suffix(''), resume=resume)
+        df = learn.stage_history.assign(run=e.name, seed=seed, book=e.accuracy, book_seconds=_per_size(e.seconds))
+        if e.tta: df.loc[df.index[-1],'tta'] = accuracy(*learn.tta()).item()
     with whole_file(file) as f: df.to_csv(f, index=False)
     for o in out.glob(f'{saved.stem}*.ckpt'): o.unlink()
     return df
@@ -321,6 +324,9 @@ def _named(e):
 
 def _check_images(e, path, subset):
     check_folder('path', path)
+    if not Path(path).is_dir():
+        raise ValueError(f"path={str(path)!r} is not there: pass the folder of a copy of Imagenette, or of images that"
+                         " are laid out as it is")
     block = e._block(e.stages[0].size, subset)
     check_sides(block.get_items(Path(path)), block.splitter, path)
 
@@ -352,7 +358,9 @@ def run_experiment(
     _check_numbers(seeds, subset)
     check_workers(kwargs.get('num_workers'))
     check_folder('out', out)
-    if path is not None: _check_images(e, path, subset)
+    if path is not None:
+        _check_images(e, path, subset)
+        check_outside('out', out, path)
     e = e.scaled(scale, epochs, bs)
     data = None if path is None else _folder_id(Path(path).resolve())
     path = imagenette(e.url) if path is None else Path(path)

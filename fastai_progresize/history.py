@@ -8,7 +8,7 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/history.html.md"""
 __all__ = ['compare_runs', 'show_runs']
 
 # %% ../nbs/13_history.ipynb #2e82a089
-import itertools
+import itertools, sys
 from time import perf_counter
 from fastai.vision.all import *
 from .stage import Stage, check_count, check_figure, check_table, hw
@@ -79,6 +79,39 @@ class StageRecorder(Callback):
 def stage_history(self:Learner)->pd.DataFrame: # A row per epoch
     "Stage, size, bs, lr, losses, metrics, seconds and images/s of the epochs of `fit_progressive`; empty before"
     return pd.DataFrame(self.__dict__.get('stage_rows', []))
+
+# %% ../nbs/13_history.ipynb #c547221b
+def in_terminal()->bool:
+    "Is there someone who sees a progress bar?"
+    return IN_NOTEBOOK or sys.stdout.isatty()
+
+class EpochLine:
+    "A `logger` that prints a line per epoch, under a header"
+    def __init__(self,
+        learn:Learner, # The Learner that logs
+    ): self.learn,self.columns = learn,None
+
+    def __call__(self,
+        log:list, # Values of the epoch, as `Recorder` logs them
+    ):
+        "Print the values, the size after the number of the epoch"
+        row = dict(zip(self.learn.recorder.metric_names, log))
+        if 'size' in row: row = {'epoch': row.pop('epoch'), 'size': row.pop('size'), **row}
+        if self.columns!=list(row):
+            self.columns = list(row)
+            self._print(self.columns, row)
+        self._print([f'{o:.4f}' if isinstance(o, float) else str(o) for o in row.values()], row)
+
+    def _print(self, texts, names): print('  '.join(o.rjust(max(6, len(k))) for o,k in zip(texts, names)), flush=True)
+
+@contextmanager
+def epoch_lines(
+    learn:Learner, # The Learner that trains
+):
+    "A line per epoch in place of progress bars, where there is no terminal"
+    if in_terminal(): yield
+    else:
+        with learn.no_bar(), contextmanager(replacing_yield)(learn, 'logger', EpochLine(learn)): yield
 
 # %% ../nbs/13_history.ipynb #101968db
 @patch

@@ -98,6 +98,17 @@ def check_folder(
     if not isinstance(path, (str,Path)) or not str(path) or Path(path).is_file():
         raise ValueError(f"{name}={str(path) if isinstance(path, Path) else path!r}: pass the path of a folder")
 
+def check_outside(
+    name:str, # Name of the argument
+    folder:str|Path, # Its value, a folder for results
+    path:str|Path, # Folder of images
+):
+    "Raise a `ValueError` if `folder` is `path` or in it, where results would be among the images"
+    inside,images = Path(folder).resolve(),Path(path).resolve()
+    if inside!=images and images not in inside.parents: return
+    other = images.with_name(f'{images.name}-{inside.name if inside!=images else "results"}')
+    raise ValueError(f"{name}={str(folder)!r} is in the folder of images {path}: pass another, as {other}")
+
 def check_figure(
     ax:plt.Axes, # matplotlib axes, or None
     figsize:tuple, # Size of a figure, inches, or None

@@ -15,6 +15,8 @@ def test_list(capsys):
     "One per line, thirteen or more, with the book's figures"
     assert command()==(0,'')
     lines = capsys.readouterr().out.splitlines()
+    header,*lines = lines
+    assert header.split()==['experiment','about','book','book:','an','epoch']
     assert len(lines)==len(experiments)>=13
     for o,l in zip(experiments, lines): assert l.startswith(o) and o.startswith(('ch07_','ch14_'))
     line, = [o for o in lines if o.startswith('ch07_progressive ')]
@@ -213,13 +215,37 @@ def test_data_are_told_apart(path, tmp_path):
 
 @pytest.mark.parametrize('args,says', [
     (['ch07_nothing'], "no experiment ch07_nothing: choose from ch07_baseline"),
-    (['ch07_baseline','--scale',0], 'scale=0.0: pass a factor'),
-    (['ch07_baseline','--epochs','1,2'], 'ch07_baseline has 1 sizes'),
-    (['ch07_baseline','--seeds',0], 'seeds=0: pass the number of runs'),
-    (['ch07_baseline','--subset',0], 'subset=0: pass a number of images'),
-    (['ch07_baseline','--scale',.1], 'bs=64 at 22 px is above the 28 images'),
+    (['ch07_baseline','--scale',0], '--scale 0.0: pass a factor'),
+    (['ch07_baseline','--epochs','1,2'], '--epochs 1,2: ch07_baseline has 1 sizes'),
+    (['ch07_baseline','--epochs','2.5'], '--epochs 2.5: pass whole numbers'),
+    (['ch07_baseline','--seeds',0], '--seeds 0: pass the number of runs'),
+    (['ch07_baseline','--subset',0], '--subset 0: pass a number of images'),
+    (['ch07_baseline','--num-workers',-1], '--num-workers -1: pass an int of at least 0'),
+    (['ch07_baseline','--scale',.1], '--bs 64 at 22 px is above the 28 images'),
+    (['ch07_baseline','--out','{path}/res'], 'is in the folder of images {path}: pass another, as {path}-res'),
+    (['ch07_baseline','--samples'], '--samples and --path {path}: pass only one'),
+    ([], '--path is for experiments: pass their names too, as ch07_progressive'),
 ])
 def test_bad_input(path, capsys, args, says):
-    code,text = command(*args, '--path', path, '--num-workers', 0)
+    args = [str(o).format(path=path) for o in args]
+    code,text = command('--path', path, '--num-workers', 0, *args)
     line, = (capsys.readouterr().err+text).strip().splitlines()
-    assert code==1 and says in line
+    assert code==1 and says.format(path=path) in line
+    assert not re.search(r"\w=|None", line)
+
+def test_no_folder(tmp_path, capsys):
+    "A line, and nothing remains"
+    code,text = command('ch07_progressive', '--path', 'nowhere')
+    assert code==1 and 'progresize-book: --path nowhere is not there: pass the folder of a copy of Imagenette' in text
+    assert not list(tmp_path.iterdir())
+
+def test_samples_alone(tmp_path):
+    code,text = command('--samples')
+    assert code==1 and 'progresize-book: --samples is for experiments: pass their names too' in text
+
+@pytest.mark.parametrize('name', ['ch14_cnn', pytest.param('ch07_progressive_tta', marks=pytest.mark.long)])
+def test_lines_in_a_pipe(path, capsys, name):
+    "No bars of runs, of `lr_find` or of test time augmentation"
+    assert command(name, '--path', path, '--scale', .1, '--epochs', 1, '--bs', 8, '--num-workers', 0)==(0,'')
+    out = capsys.readouterr().out
+    assert '█' not in out and ' epoch    size  train_loss' in out

@@ -1,6 +1,10 @@
 "The commands, as a shell runs them"
-import pytest, shutil, subprocess
+import pytest, shutil, subprocess, zipfile
 from helpers import *
+
+import fastai_progresize
+from fastai_progresize import check, cli, commands
+from fastai_progresize.commands import as_flags, progresize_fit
 
 results = ['history.csv','learner.pkl','stages.png']
 
@@ -48,18 +52,124 @@ def test_fit_killed_and_resumed(path, tmp_path, capsys):
     assert code==1 and 'bad.jpg cannot be read as an image' in says
 
 @pytest.mark.parametrize('args,says', [
-    (['--arch','resnet1'], "arch='resnet1' is no model of fastai, torchvision or timm"),
-    (['--sizes','48,32'], 'sizes=[48, 32] do not grow'),
-    (['--sizes','a,b'], "sizes='a,b': pass numbers"),
-    (['--epochs','1','--sizes','32,48'], 'pass at least 2 epochs'),
-    (['--sizes','32,48','--bs','100'], 'above the 24 images'),
+    (['--arch','resnet1'], "--arch resnet1 is no model of fastai, torchvision or timm"),
+    (['--arch','AlexNet'], "--arch AlexNet: `vision_learner` cannot cut a body"),
+    (['--sizes','48,32'], '--sizes 48,32 do not grow: pass the smallest first'),
+    (['--sizes','32x48,16'], '--sizes 32x48,16 do not grow'),
+    (['--sizes','a,b'], "--sizes a,b: pass sizes in px, as 128,224, or height x width"),
+    (['--sizes','0'], "--sizes 0: pass sizes in px"),
+    (['--sizes','20000'], '--sizes 20000: pass a size of at most 10000 px'),
+    (['--sizes','32x20000'], '--sizes 32x20000: pass a size of at most 10000 px'),
+    (['--epochs','1','--sizes','32,48'], '--epochs 1 is less than the 2 sizes: pass at least 2 epochs'),
+    (['--epochs','1','--sizes','32,48'], ' epochs, or fewer --sizes'),
+    (['--epochs','1,2,3','--sizes','32,48'], '--epochs has 3 values for 2 sizes'),
+    (['--epochs','128,224'], 'pass --epochs and --sizes 128,224; if they are epochs, pass their --sizes too'),
+    (['--epochs','2.5'], '--epochs 2.5: pass whole numbers of at least 1, as 10, or 4,5 for two sizes'),
+    (['--epochs','0'], '--epochs 0: pass whole numbers'),
+    (['--epochs','2000000'], '--epochs 2000000: pass an int of at most 1000000'),
+    (['--sizes','32,48','--bs','100'], 'no batch: pass --bs 24 or less'),
+    (['--bs','0'], '--bs 0: pass an int of at least 1'),
+    (['--lr','-1'], '--lr -1.0: pass a positive, finite number'),
+    (['--seed','-1'], '--seed -1: pass an int of at least 0'),
+    (['--num-workers','-1'], '--num-workers -1: pass an int of at least 0'),
+    (['--sizes','64','--presize','32'], '--presize 32 is below --sizes 64: pass a larger one'),
+    (['--sizes','8','--epochs','1','--arch','alexnet','--bs','8'], 'pass --sizes that it can take'),
+    (['--out','{path}'], 'is in the folder of images {path}: pass another, as {path}-results'),
+    (['--out','{path}/train/A'], 'is in the folder of images {path}: pass another, as {path}-A'),
+    (['--out','{path}/train/A/00000.jpg'], 'pass the path of a folder'),
 ])
 def test_fit_fails(path, tmp_path, capsys, args, says):
+    "A line that says what is wrong with which flag, and names no Python argument"
+    args = [o.format(path=path) for o in args]
     code,text = in_process('progresize-fit', path, '--num-workers', 0, *args)
     assert code==1
     line, = (capsys.readouterr().err+text).strip().splitlines()
-    assert line.startswith('progresize-fit: ') and says in line
-    assert not list(tmp_path.iterdir())
+    assert line.startswith('progresize-fit: ') and says.format(path=path) in line, line
+    assert not re.search(r"\w=|Stage|slice|None|`(bs|sizes|fit|lr|n_epoch|lr_max|path|out)`", line), line
+    assert not list(tmp_path.iterdir()) and get_files(path)==get_image_files(path)
+
+@pytest.mark.parametrize('flag,value,says', [
+    ('--fit', 'adam', "'flat_cos', 'single_cycle', 'fine_tune', 'fit_one_cycle'"),
+    ('--verify', 'warn', "'error', 'skip'"),
+    ('--bs', '2.5', "invalid int value: '2.5'"),
+])
+def test_flags_that_take_a_choice(path, capsys, flag, value, says):
+    "What is allowed is in the help and in the error, which is one line"
+    assert in_process('progresize-fit', path, flag, value)==(2,'')
+    line, = capsys.readouterr().err.splitlines()
+    assert line.startswith(f'progresize-fit: argument {flag}: ') and says in line
+    assert in_process('progresize-fit', '--help')==(0,'')
+    if flag!='--bs': assert f"{flag} {{{says.replace(' ', '').replace(chr(39), '')}}}" in capsys.readouterr().out
+
+def test_resumed_elsewhere(path, tmp_path, monkeypatch, capsys):
+    "What was started in a terminal can be resumed in a pipe"
+    args = ['--sizes','24,32', '--epochs','1,2', '--arch','xresnet18', '--bs','8', '--num-workers',0, '--out','res']
+    with monkeypatch.context() as m:
+        m.setattr(sys.stdout, 'isatty', lambda: True, raising=False)
+        m.setattr(cli, '_save_run', lambda *args: sys.exit('stopped'))      # with all epochs saved
+        assert in_process('progresize-fit', path, *args, '--checkpoint')[0]==1
+    assert (tmp_path/'res/run.ckpt').exists()
+    assert in_process('progresize-fit', path, *args, '--resume')==(0,'')
+    assert len(pd.read_csv(tmp_path/'res/history.csv'))==3
+
+@pytest.mark.parametrize('text,shown', [
+    ("a.ckpt is of another run. Pass what it was, or another name as `checkpoint=` to start again",
+     "a.ckpt is of another run. Pass what it was, or another name as --out to start again"),
+    ("a run that has not ended: pass resume=True to continue it, or remove it to start again",
+     "a run that has not ended: pass --resume to continue it, or remove it to start again"),
+    ("bs=64 at 32 px does not fit in memory, bs=8 does: pass bs=8 for this size, or bs='auto'",
+     "--bs 64 at 32 px does not fit in memory, --bs 8 does: pass --bs 8 for this size"),
+    ("a.jpg: Remove it; this package's `get_dls(..., verify='skip')` leaves it out",
+     "a.jpg: Remove it; --verify skip leaves it out"),
+    ("sizes=[(16, 24), 32] do not grow: pass the smallest first, or a list of `Stage`s, which may shrink",
+     "--sizes 16x24,32 do not grow: pass the smallest first"),
+    (f"Leak: 3 images. {check._fix} (check=False trains without these checks)",
+     "Leak: 3 images. Remove one of each two, or have both to train or both to validate with"),
+    ("the wd=.1 of a_size=3 px, and n_epochs", "the wd=.1 of a_size=3 px, and n_epochs"),
+])
+def test_as_flags(text, shown): assert as_flags(text, progresize_fit)==shown
+
+def test_as_flags_of_a_command():
+    "What a command has no flag for is left as it is"
+    text = "this package's `get_dls(..., verify='skip')` leaves them out"
+    assert as_flags(text, commands.progresize_book)==text
+    assert as_flags("pass the folder as `path`", commands.progresize_book)=="pass the folder as --path"
+
+def test_few_images(tmp_path, capsys):
+    "Sixty images train with a bs of which an epoch has some batches, and a line says so"
+    images = glyphs(48, 12, path=tmp_path)
+    args = ['--sizes','16,24', '--epochs','1,1', '--arch','xresnet18', '--num-workers',0]
+    assert in_process('progresize-fit', images, *args, '--out','res')==(0,'')
+    out = capsys.readouterr().out
+    assert 'Batches are of 8 images, as there are only 48 to train on' in out
+    assert list(pd.read_csv(tmp_path/'res/history.csv').bs)==[8,8]
+    assert 'time saved' not in out                                  # than what?
+
+def test_default_bs():
+    assert [cli._default_bs(o) for o in (1,7,16,48,100,255,256,10_000)]==[2,2,4,8,16,32,64,64]
+
+def lines_and_bars(path, capsys):
+    args = ['--sizes','24,32', '--epochs','1,2', '--arch','xresnet18', '--bs','8', '--num-workers',0, '--verify','skip',
+            '--cache']
+    assert in_process('progresize-fit', path, *args, '--out','res')==(0,'')
+    out = capsys.readouterr().out
+    return out,[o.split() for o in out.splitlines() if re.match(r' *\d+  ', o)]
+
+def test_lines_in_a_pipe(path, tmp_path, capsys):
+    "A line per epoch under a header and no bar; the exported learner has its bar, and nothing of this package"
+    out,lines = lines_and_bars(path, capsys)
+    assert '█' not in out and '\r' not in out
+    assert ' epoch    size  train_loss  valid_loss  accuracy    time\n     0      24 ' in out
+    df = pd.read_csv(tmp_path/'res/history.csv')
+    rows = zip(df.epoch, df['size'], df.train_loss)
+    assert [o[:3] for o in lines[-3:]]==[[str(e),str(s),f'{l:.4f}'] for e,s,l in rows]
+    assert load_learner(tmp_path/'res/learner.pkl').progress
+    with zipfile.ZipFile(tmp_path/'res/learner.pkl') as z:
+        assert not any(b'fastai_progresize' in z.read(o) for o in z.namelist() if o.endswith('.pkl'))
+
+def test_bars_in_a_terminal(path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: True, raising=False)
+    assert '█' in lines_and_bars(path, capsys)[0]
 
 def test_no_folder(tmp_path):
     r = in_shell('progresize-fit', tmp_path/'nothing', cwd=tmp_path)
@@ -71,6 +181,46 @@ def test_no_folder(tmp_path):
 def test_help(capsys, name):
     assert in_process(name, '--help')==(0,'')
     assert '--sizes' in capsys.readouterr().out
+
+names = ('progresize-demo','progresize-fit','progresize-book')
+
+@pytest.mark.parametrize('name', names)
+def test_examples(capsys, name):
+    "Examples in the help are lines of their own, whose flags there are"
+    assert in_process(name, '--help')==(0,'')
+    lines = capsys.readouterr().out.split('examples:\n')[1].splitlines()
+    parser = commands.make_parser(getattr(commands, name.replace('-', '_')), '')
+    assert len(lines)>1
+    for o in lines:
+        first,*args = o.split()
+        assert first==name and parser.parse_args(args)
+
+@pytest.mark.parametrize('name', names)
+def test_version(capsys, name):
+    assert in_process(name, '--version')==(0,'')
+    assert capsys.readouterr().out.strip()==f'fastai_progresize {fastai_progresize.__version__}'
+
+@pytest.mark.parametrize('args', (['--help'],['--version'],['a','--fit','x'],['a','--epochs','.5'],['a','--sizes','x']))
+def test_light(tmp_path, args):
+    "Help and errors in flags come without importing fastai"
+    code = f"""
+import sys
+from fastai_progresize.commands import progresize_fit
+sys.argv = ['progresize-fit', *{args!r}]
+try: progresize_fit.main()
+except SystemExit: print('heavy:', *sys.modules.keys() & {{'fastai','torch','pandas','numpy','PIL'}})
+"""
+    assert in_python(code, tmp_path).splitlines()[-1]=='heavy:'
+
+def test_console_scripts():
+    "What settings.ini names is there"
+    from configparser import ConfigParser
+    ini = ConfigParser(delimiters=['='])
+    ini.read(Path(__file__).parent.parent/'settings.ini')
+    scripts = dict(o.split('=', 1) for o in ini['DEFAULT']['console_scripts'].split())
+    assert sorted(scripts)==sorted(names)
+    for k,v in scripts.items(): assert v==f"fastai_progresize.commands:{k.replace('-', '_')}.main"
+    assert all(callable(getattr(commands, k.replace('-', '_')).main) for k in scripts)
 
 @pytest.mark.long
 def test_demo(tmp_path):

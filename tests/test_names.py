@@ -11,7 +11,7 @@ names = ['Checkpoint', 'Plan', 'Preflight', 'ProgressiveResize', 'ProgressiveSch
 order = ['stage', 'plan', 'phase', 'files', 'data', 'fast.pixels', 'fast.copies', 'fast.read',
          'fast.augment', 'fast.batches', 'fast.loaders',
          'trial', 'check', 'distrib', 'run', 'history', 'preflight', 'state', 'same', 'checkpoint', 'learner', 'all',
-         'samples', 'book', 'cli']
+         'samples', 'book', 'cli', 'commands']
 
 def python(code):
     "What `code` prints in a process of its own"

@@ -223,8 +223,9 @@ def _claim(self:Pixels, end, n):
     print(what)
     try: os.posix_fallocate(self.f.fileno(), 0, end)
     except (AttributeError,OSError) as e:
-        if getattr(e, 'errno', None) in disk_errors: os.truncate(self.file, had); raise
-        os.truncate(self.file, end)     # macOS, and disks that cannot claim space
+        is_full = getattr(e, 'errno', None) in disk_errors
+        os.truncate(self.file, had if is_full else end)     # macOS and some disks have no way to claim space
+        if is_full: raise
 
 @patch
 def reserve(self:Pixels,
