@@ -1,4 +1,4 @@
-"""Batches of kept pixels, without a pipeline for each item
+"""Batches from kept pixels, without a pipeline per item
 
 Docs: https://fastai-progresize.github.io/fastai_progresize/batches.html.md"""
 
@@ -19,7 +19,7 @@ from .augment import Presize
 
 # %% ../../nbs/07a_batches.ipynb #b3636baa
 def _is_label(o):
-    "Is `o` nothing that a transform of images changes?"
+    "Is `o` a label, which transforms of images leave alone?"
     if isinstance(o, (TensorImageBase,TensorPoint,TensorBBox)): return False
     return isinstance(o, (Tensor,str,float,int))
 

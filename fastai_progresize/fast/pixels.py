@@ -1,4 +1,4 @@
-"""Images kept as pixels, at the size that a stage uses, in one memory-mapped file
+"""Images kept as pixels, at the size that a stage needs, in one memory-mapped file
 
 Docs: https://fastai-progresize.github.io/fastai_progresize/pixels.html.md"""
 
@@ -69,7 +69,7 @@ def load_image_pixels(
 def source_key(
     fn:str|Path, # An image file
 )->str:
-    "What tells the state of a source from any other: its path, modification time and length, hashed"
+    "A hash of the path, modification time and length of `fn`"
     st = os.stat(fn)
     return hashlib.sha1(f'{os.path.abspath(fn)} {st.st_mtime_ns} {st.st_size}'.encode()).hexdigest()
 
@@ -86,7 +86,7 @@ def free_bytes(
 def disk_faults(
     folder:Path, # Folder that the block writes to
 ):
-    "Let an error of the disk say where it was and what to do"
+    "Name the folder and the way out in errors of the disk"
     try: yield
     except OSError as e:
         if e.errno not in disk_errors: raise
@@ -149,14 +149,14 @@ class Pixels:
     def factors(self,
         i:int, # Row of the index
     )->list: # Of width and height
-        "By what factors the pixels are fewer than those of the source"
+        "How many times smaller the pixels are than the source, in width and height"
         e = self.entries[i]
         return [int(e['full_w'])/int(e['w']),int(e['full_h'])/int(e['h'])]
 
     def planes(self,
         i:int, # Row of the index
     )->Tensor: # 8-bit, (channels, height, width), in the file
-        "The pixels of an image that is there"
+        "The pixels of an image, once it is there"
         w,h = int(self.entries['w'][i]),int(self.entries['h'][i])
         return self.data[self.at[i]:self.at[i]+len(self.mode)*h*w].view(-1, h, w)
 
@@ -165,7 +165,7 @@ class Pixels:
         size:tuple, # Size of the crop, (width, height), px
         tl:tuple, # Its left and top in the source, px
     )->Tensor: # 8-bit, (channels, height, width), in the file
-        "A part of an image that has the right size as it is"
+        "The part of an image at `tl`, which needs no resizing"
         e,(w,h) = self.entries[i],size
         ew,eh = int(e['w']),int(e['h'])
         left,top = min(round(tl[0]*ew/int(e['full_w'])), ew-w),min(round(tl[1]*eh/int(e['full_h'])), eh-h)
@@ -174,18 +174,18 @@ class Pixels:
 # %% ../../nbs/04a_pixels.ipynb #7b3fb705
 @patch
 def _start(self:Pixels):
-    "Open file and index, new ones if there are none, or if one is without the other"
+    "Open file and index; start new ones if there are none, or if they do not belong together"
     self.folder.mkdir(parents=True, exist_ok=True)
     for f in (self.file,self.index): f.touch()
     if self._open(): return
     for f in (self.file,self.index):
-        f.unlink()      # a process that still reads them goes on
+        f.unlink()      # a process that has them open can still read them
         f.touch()
     self._open()
 
 @patch
 def _confirm(self:Pixels):
-    "Forget what is not as its checksum says, and see to it that the rest is on the disk"
+    "Drop pixels that differ from their checksum, and make sure that the rest is on the disk"
     e = self.entries
     todo = np.flatnonzero((e['check']!=0) & (e['sure']==0))
     if not len(todo): return
@@ -218,8 +218,8 @@ def _claim(self:Pixels, end, n):
     def _mib(o): return f'{o/2**20:,.{0 if o>=10*2**20 else 1}f} MiB'
     what = (f"Decoded copies of {n:,} images at {short_size(self.size)} px take {_mib(need)}, and {_mib(free)} are free"
             f" in {self.folder}")
-    if need>.95*free: raise OSError(errno.ENOSPC, f"{what}: free some space (`clear_cache` removes older copies), pass"
-                                                  " another folder as `cache=`, or omit `decoded`")
+    if need>.95*free: raise ValueError(f"{what}: free some space (`clear_cache` removes older copies), pass another folder"
+                                       " as `cache=`, or omit `decoded`")
     print(what)
     try: os.posix_fallocate(self.f.fileno(), 0, end)
     except (AttributeError,OSError) as e:
@@ -231,7 +231,7 @@ def _claim(self:Pixels, end, n):
 def reserve(self:Pixels,
     files:list, # Image files
 )->Pixels:
-    "Find or claim a place for each of `files`. Raises `ValueError` for bad files, `OSError` if the disk is too small"
+    "Find or claim a place for each of `files`. Raises `ValueError` for bad files, or if they do not fit on the disk"
     files = L(files).map(str).unique()
     try: keys = {f: source_key(f) for f in files}
     except OSError as e: raise_faults({e.filename: e.strerror})
