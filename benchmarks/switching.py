@@ -6,7 +6,7 @@ where it does not.
 import warnings; warnings.filterwarnings('ignore')
 from fastai.vision.all import *
 from fastai_progresize.all import *
-from loading import block
+from loading import block, fresh_cache
 from photos import photos
 from table import save_rows
 
@@ -30,23 +30,24 @@ def few_batches(size, bs, **kwargs):
     for dl in dls.loaders: dl.n = 2*dl.bs
     return dls
 
-def run(sizes, path, times, num_workers, n_epoch=1):
-    dls = partial(few_batches, path=path, dblock=block(times), num_workers=num_workers)
+def run(sizes, path, times, num_workers, n_epoch=1, **kwargs):
+    dls = partial(few_batches, path=path, dblock=block(times), num_workers=num_workers, **kwargs)
     learn = Learner(dls(64, 32), xresnet18(n_out=2, widen=.25), loss_func=CrossEntropyLossFlat(), cbs=Between)
     plan = Plan([Stage(s, n_epoch, fit='fit_one_cycle', lr=1e-4) for s in sizes])
     with learn.no_bar(), learn.no_logging(): learn.fit_progressive(plan, get_dls=dls)
     return learn.between
 
 def switch(pairs):
-    path = photos(600, 300)
-    for w in (2,0):
+    few,many = (photos(600, 300),10),(photos(8000, 1000),1)
+    decoded = dict(cache=fresh_cache(), decoded=True)
+    for (path,times),w,kw in ((few,2,{}),(few,0,{}),(many,2,decoded)):
         same,other = [],[]
         for _ in range(pairs):
-            same.append(np.median(run((48,), path, 10, w, n_epoch=5).seconds))
-            other.append(np.median(run((48,64)*2+(48,), path, 10, w).seconds))
+            same.append(np.median(run((48,), path, times, w, n_epoch=5, **kw).seconds))
+            other.append(np.median(run((48,64)*2+(48,), path, times, w, **kw).seconds))
         diff = np.array(other)-np.array(same)
         yield dict(measure='seconds of a change of size', target='at most 1',
-                   what=f'9,000 images, {w} workers: less those of an ordinary epoch',
+                   what=f"9,000 images, {w} workers{', decoded' if kw else ''}: less those of an ordinary epoch",
                    value=np.median(diff), low=diff.min(), high=diff.max())
 
 def memory(pairs):
