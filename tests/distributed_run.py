@@ -49,6 +49,13 @@ def on_two_disks(name, **kwargs):
     with learn.distrib_ctx(sync_bn=False, cpu=True): run(learn, checkpoint='a', **kwargs)
     torch.save(weights(learn), folder/f'apart-{name}-{rank_distrib()}.pth')
 
+def decoded():
+    "Both processes fill and read the same pixels; then one of them finds all that it needs"
+    for _ in range(2):
+        learn = small_learner(get_dls(48, 8, images, num_workers=0, cache=folder/'copies', decoded=True))
+        with learn.distrib_ctx(sync_bn=False, cpu=True): run(learn)
+    torch.save(weights(learn), folder/f'decoded-{rank_distrib()}.pth')
+
 def apart():
     on_two_disks('whole')
     try: on_two_disks('part', cbs=StopAt(4))
@@ -59,6 +66,7 @@ from fastai.distributed import DistributedDL
 own = DistributedDL._broadcast
 stopped_and_not(frozen=False)
 error_run()
+decoded()
 apart()
 stopped_and_not(frozen=True)
 plain_run()

@@ -3,6 +3,7 @@ import subprocess, sys
 import pytest
 from helpers import *
 from test_checkpoint import rows
+from fastai_progresize.fast.pixels import Pixels, cover_size, load_image_pixels
 
 @pytest.fixture(scope='module')
 def trained(path, tmp_path_factory):
@@ -62,6 +63,23 @@ def test_not_as_one(trained):
     for k in w:
         assert torch.allclose(got[k], w[k], atol=1e-5), k
         assert not torch.allclose(start[k], w[k], atol=1e-3), k      # all layers were trained
+
+def test_decoded(trained, path):
+    "One file of pixels for both, with one place for each image, and right ones; the same weights"
+    a,b = (torch.load(trained/f'decoded-{rank}.pth') for rank in (0,1))
+    assert same_weights(a, b)
+    files = list((trained/'copies'/'decoded').glob('*.pixels'))
+    assert len(files)>=2
+    for f in files:
+        size = tuple(map(int, f.stem.split('-')[0].split('x')))
+        pixels = Pixels(f.parent, size)
+        names = get_image_files(path)
+        pixels.reserve(names)
+        assert len(pixels.entries)==len(names) and (pixels.there!=0).any()
+        for o in names:
+            i = pixels.rows[str(o)]
+            want = load_image_pixels(o, cover_size(Image.open(o).size, size))
+            assert not pixels.there[i] or torch.equal(pixels.planes(i), want)
 
 def test_two_disks(trained):
     "The first process sends the state of the run to the other, whose disk does not have it"
