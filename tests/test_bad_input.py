@@ -232,7 +232,7 @@ def test_loader_of_another_kind(path, dls):
     "A loader of torch for validation only"
     valid = torch.utils.data.DataLoader(list(dls.valid_ds), batch_size=8)
     learn = small_learner(DataLoaders(dls.train, valid))
-    with refused(learn, 'One of these DataLoaders is a torch.utils.data.dataloader.DataLoader', 'pass a function as `get_dls=`'):
+    with refused(learn, 'One of these DataLoaders is a torch.utils.data', 'pass a function as `get_dls=`'):
         learn.fit_progressive(**two)
 
 @pytest.fixture
