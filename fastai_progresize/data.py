@@ -134,6 +134,10 @@ def at_size(self:DataLoaders,
     if old is None:
         raise ValueError(f"No transform of these DataLoaders resizes images, so they cannot be made {size} px: pass a"
                          " function as `get_dls=`, which takes `size` and `bs` and returns `DataLoaders`")
+    if odd := first(dl for dl in self.loaders if not isinstance(dl, DataLoader)):
+        raise ValueError(f"One of these DataLoaders is a {type(odd).__module__}.{type(odd).__name__}, whose images"
+                         f" cannot be made {size} px: pass a function as `get_dls=`, which takes `size` and `bs` and"
+                         " returns `DataLoaders`")
     if bs is not None: check_count('bs', bs)
     by = tuple(n/o for n,o in zip(new, old)) if isinstance(old, tuple) else (max(new)/old,)*2
     def _bs(dl): return dl.bs if bs is None else max(1, round(dl.bs*bs/self.train.bs))

@@ -228,6 +228,13 @@ def test_cannot_resize(path):
     with refused(learn, 'No transform of these DataLoaders resizes images', 'pass a function as `get_dls=`'):
         learn.fit_progressive(**two)
 
+def test_loader_of_another_kind(path, dls):
+    "A loader of torch for validation only"
+    valid = torch.utils.data.DataLoader(list(dls.valid_ds), batch_size=8)
+    learn = small_learner(DataLoaders(dls.train, valid))
+    with refused(learn, 'One of these DataLoaders is a torch.utils.data', 'pass a function as `get_dls=`'):
+        learn.fit_progressive(**two)
+
 @pytest.fixture
 def copy_path(path, tmp_path): return Path(shutil.copytree(path, tmp_path/'copy'))
 
