@@ -182,7 +182,7 @@ def plot(df, by=('pixels','seconds')):
 
 def results(df):
     "Twelve epochs of the default against the final size throughout, as a table in Markdown"
-    rows = ['| 12 epochs, 5 seeds | 128 px throughout | progressive | accuracy, same epochs | accuracy, same seconds |',
+    rows = ['| 12 epochs, 5 seeds | 128 px | progressive | accuracy, same epochs | accuracy, same seconds |',
             '|---|---|---|---|---|']
     for data,name in _titles.items():
         t,(_,by) = timed(df, data).median(),compare(df, data, 12)
