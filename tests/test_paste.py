@@ -49,10 +49,7 @@ def test_left_out():
     pets, = out['cheat_sheet']
     assert 'vision_learner' in pets
 
-# it still reads `benchmarks` in cells that are shown
-old_speed = pytest.param('speed', marks=[pytest.mark.long, pytest.mark.xfail(reason='its set-up is hidden')])
-
-@pytest.mark.parametrize('name', [old_speed if k=='speed' else k for k in tutorials])
+@pytest.mark.parametrize('name', tutorials)
 def test_colab(name):
     "A link to Colab below the title, then a cell that installs there and does nothing elsewhere"
     title,link,*_ = read_nb(tutorials[name]).cells
@@ -63,7 +60,7 @@ def test_colab(name):
 
 def test_columns():
     "Lines that are shown have at most 80 columns"
-    long = [(k, l) for k in tutorials if k!='speed' for s,_ in code_cells(k) for l in s.splitlines()
+    long = [(k, l) for k in tutorials for s,_ in code_cells(k) for l in s.splitlines()
             if len(l)>80 and not l.startswith('#|')]
     assert not long, long
 
@@ -85,7 +82,6 @@ def empty_home(tmp_path, monkeypatch):
     return folder
 
 def marked(name):
-    if name=='speed': return old_speed
     return name if name in quick else pytest.param(name, marks=pytest.mark.long)
 
 @pytest.mark.parametrize('name', map(marked, tutorials))
