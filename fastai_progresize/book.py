@@ -1,4 +1,4 @@
-"""fastbook's Imagenette experiments by name
+"""fastbook's Imagenette experiments
 
 Docs: https://fastai-progresize.github.io/fastai_progresize/book.html.md"""
 
@@ -25,49 +25,50 @@ import fastai_progresize.learner     # for `fit_progressive`
 # %% ../nbs/19_book.ipynb #32675033
 @dataclass(frozen=True)
 class Experiment:
-    "One of the book's trainings on Imagenette"
+    "One of the book's training runs on Imagenette"
     name:str # `ch07_...` or `ch14_...`
-    about:str # What it is, in a few words
+    about:str # A short description
     model:callable # Function of `n_out`, the number of classes, that returns a model
     stages:tuple # `Stage`s: sizes in px, epochs, batch sizes
     lr_max:float|tuple=3e-3 # Highest lr, one or one per stage
-    fit:str='fine_tune' # How stages after the first train, as `fit_progressive` takes it
+    fit:str='fine_tune' # The fit of stages after the first, as in `fit_progressive`
     loss_func:callable=CrossEntropyLossFlat # Class of the loss
     cbs:tuple=() # Classes of callbacks
     url:str=URLs.IMAGENETTE # Dataset
     presize:int=460 # Size of items before augmentation, px
     min_scale:float=0.75 # Smallest random crop, as a share of the area
     normalize:bool=True # Normalize by the statistics of ImageNet?
-    by_folder:bool=False # Split by the folders `train` and `val`? Otherwise a random fifth of all is for validation
+    by_folder:bool=False # Split by the folders `train` and `val`? Otherwise a random fifth is for validation
     leak:bool=False # Draw another split at each size?
     fp16:bool=False # Mixed precision, where there is a GPU?
-    lr_find:bool=False # Show what `lr_find` finds, before training?
+    lr_find:bool=False # Show the result of `lr_find` before training?
     tta:bool=False # Measure accuracy with test time augmentation too?
-    accuracy:float=None # The book's figure
+    accuracy:float=None # The book's accuracy
     seconds:dict=None # The book's seconds per epoch, by size in px
-    others:tuple=() # Functions from the experiment and its history to one that it is compared with
+    others:tuple=() # Functions from the experiment and its history to an experiment to compare it with
 
     @property
     def plan(self):
-        "What happens when in its run, which starts from scratch"
+        "The plan of its run, which starts from scratch"
         return Plan(self.stages, lr_max=self.lr_max, fit=self.fit).filled(frozen=False)
 
 # %% ../nbs/19_book.ipynb #454079a8
 def imagenette(
     url:str=URLs.IMAGENETTE, # One of fastai's three: `URLs.IMAGENETTE`, `URLs.IMAGENETTE_160`, `URLs.IMAGENETTE_320`
 )->Path: # Folder with `train` and `val`
-    "Imagenette, downloaded on first use. Raises `ValueError` if it cannot be fetched, or if there is only a part of it"
+    "Imagenette, downloaded on first use. Raises `ValueError` if it cannot be downloaded or is incomplete"
     name,instead = Path(url).name,"pass the folder of a copy as `path`, or train on the letters of `glyphs()`"
     try: path = untar_data(url)
-    except Exception as e: raise ValueError(f"{name} could not be fetched ({type(e).__name__}: {e}): {instead}") from e
+    except Exception as e:
+        raise ValueError(f"{name} could not be downloaded ({type(e).__name__}: {e}): {instead}") from e
     n = len(get_image_files(path))
     if n==13394: return path
-    raise ValueError(f"{path} holds {n} of the 13394 images of {name}: remove that folder to have it made again,"
+    raise ValueError(f"{path} holds {n} of the 13394 images of {name}: remove that folder to download it again,"
                      f" or {instead}")
 
 # %% ../nbs/19_book.ipynb #adf58f64
 def _files(path, n=None):
-    "The images of `path`; about `n` of them, the same share of each folder"
+    "The images of `path`, or about `n` of them, the same share of each folder"
     files = get_image_files(path).sorted()
     if n is None: return files
     rng = random.Random(42)
@@ -76,7 +77,7 @@ def _files(path, n=None):
 
 @patch
 def _seed(self:Experiment, size):
-    "Seed of the split at `size`, that of the last size in any case 42"
+    "Seed of the split at `size`; always 42 for the last size"
     return 42 if not self.leak else 42 + len(self.stages)-1 - [s.size for s in self.stages].index(size)
 
 @patch
@@ -91,7 +92,7 @@ def dls(self:Experiment,
     size:int, # Size of the images, px: one of the experiment's
     bs:int, # Batch size, images
     path:Path, # Folder of images
-    subset:int=None, # Take about this many images, the same share of each folder; None: all
+    subset:int=None, # Use about this many images, the same share of each folder; None: all
     fast:bool=False, # Load by this package's `get_dls`?
     num_workers:int=None, # Processes that load images; None: fastai's default
 )->DataLoaders:
@@ -117,9 +118,9 @@ def scaled(self:Experiment,
     epochs:int|list=None, # Epochs of each stage's fit, one number or one per stage; None: the book's
     bs:int=None, # Batch size of all stages, images; None: the book's
 )->Experiment:
-    "The same at other sizes, for other epochs. Raises `ValueError` on values that cannot be trained with"
+    "The same experiment with other sizes, epochs and batch size. Raises `ValueError` for invalid values"
     if not is_number(scale) or not 0<scale<=4:
-        raise ValueError(f"scale={scale!r}: pass a factor for the sizes, as 0.25")
+        raise ValueError(f"scale={scale!r}: pass a factor for the sizes, such as 0.25")
     def _px(o): return max(8, round(o*scale))
     def _stage(s, n): return replace(s, size=_px(s.size), n_epoch=ifnone(n, s.n_epoch), bs=ifnone(bs, s.bs))
     stages = map(_stage, self.stages, _per_stage(self.name, epochs, len(self.stages)))
@@ -167,7 +168,7 @@ def two_res_blocks(
 
 # %% ../nbs/19_book.ipynb #d43c2dbd
 def _throughout(e, what, n):
-    "Training at the final size of `e`, for `n` epochs under one cycle"
+    "Training for `n` epochs at the final size of `e`, in one cycle"
     lr = e.lr_max[0] if isinstance(e.lr_max, tuple) else e.lr_max
     stage = replace(e.stages[-1], n_epoch=max(1, round(n)), fit=None)
     return replace(e, name=f'{e.name}_{what}', stages=(stage,), lr_max=lr, accuracy=None, others=())
@@ -176,21 +177,21 @@ def same_epochs(
     e:Experiment, # An experiment with several sizes
     df:pd.DataFrame, # The history of its run
 )->Experiment:
-    "As many epochs at the final size"
+    "The same number of epochs at the final size"
     return _throughout(e, 'same_epochs', e.plan.n_epoch)
 
 def same_pixels(
     e:Experiment, # An experiment with several sizes
     df:pd.DataFrame, # The history of its run
 )->Experiment:
-    "As many pixels in whole epochs at the final size"
+    "The same number of pixels, in whole epochs at the final size"
     return _throughout(e, 'same_pixels', e.plan.rel_cost*e.plan.n_epoch)
 
 def same_seconds(
     e:Experiment, # An experiment with several sizes
     df:pd.DataFrame, # The history of its run
 )->Experiment:
-    "As many seconds in whole epochs at the final size"
+    "The same number of seconds, in whole epochs at the final size"
     per_epoch = df[df.stage==df.stage.max()].seconds.median()
     return _throughout(e, 'same_seconds', df.seconds.sum()/per_epoch)
 
@@ -199,7 +200,7 @@ def new_splits(
     e:Experiment, # An experiment with several sizes
     df:pd.DataFrame, # The history of its run
 )->Experiment:
-    "The same with another random split at each size but the last"
+    "The same with a different random split at each size but the last"
     accuracy = experiments['ch07_progressive'].accuracy
     return replace(e, name=f'{e.name}_new_splits', leak=True, accuracy=accuracy, others=())
 
@@ -251,12 +252,12 @@ def list_experiments()->pd.DataFrame: # A row per experiment
 
 # %% ../nbs/19_book.ipynb #bbb361ee
 def _show_lr(e, learn, out):
-    "What `lr_find` suggests, beside what the book takes"
+    "Print the suggestion of `lr_find`, and the book's lr"
     print(f"{e.name}: lr_find suggests {learn.lr_find().valley:.2g}, the book takes {e.lr_max:g}")
     plt.savefig(out/'lr_find.png', dpi=120)
 
 def _run(e, seed, dls, out):
-    "The history of one run; written when it is finished, and read if it is there"
+    "The history of one run: read from its file, or written to it at the end of the run"
     file,saved = out/f'{e.name}-{seed}.csv',out.absolute()/f'{e.name}-{seed}.ckpt'
     if file.exists(): return pd.read_csv(file)
     set_seed(seed)
@@ -266,7 +267,7 @@ def _run(e, seed, dls, out):
     resume = saved.exists()
     with epoch_lines(learn):
         if e.lr_find and not (out/'lr_find.png').exists(): _show_lr(e, learn, out)
-        print(f"{e.name}, seed {seed}{': continues' if resume else ''}")
+        print(f"{e.name}, seed {seed}{', resumed' if resume else ''}")
         learn.fit_progressive(e.plan, get_dls=dls, check=not e.leak, checkpoint=saved.with_suffix(''), resume=resume)
         df = learn.stage_history.assign(run=e.name, seed=seed, book=e.accuracy, book_seconds=_per_size(e.seconds))
         if e.tta: df.loc[df.index[-1],'tta'] = accuracy(*learn.tta()).item()
@@ -279,9 +280,9 @@ def _check_runs(df):
     check_table(df, 'run seed epoch size accuracy seconds book book_seconds'.split(), '`run_experiment`')
 
 def book_table(
-    df:pd.DataFrame, # From `run_experiment`, or several of them, one below the other
+    df:pd.DataFrame, # From `run_experiment`, or several of them concatenated
 )->pd.DataFrame: # A row per experiment
-    "Accuracy, its mean and standard deviation over the seeds, and the mean time of an epoch, beside the book's"
+    "Mean and standard deviation of accuracy over the seeds, and mean time per epoch, next to the book's"
     _check_runs(df)
     last,runs = df.groupby(['run','seed'], sort=False).last(),df.groupby('run', sort=False)
     best = last.tta.fillna(last.accuracy) if 'tta' in last else last.accuracy
@@ -294,11 +295,11 @@ def book_table(
     return res
 
 def plot_runs(
-    df:pd.DataFrame, # From `run_experiment`, or several of them, one below the other
+    df:pd.DataFrame, # From `run_experiment`, or several of them concatenated
     ax:plt.Axes=None, # matplotlib axes, new ones if None
     figsize:tuple=(6,4), # Size of a new figure, inches
 )->plt.Axes:
-    "Accuracy over the seconds of training, one line per seed, the book's accuracy dashed"
+    "Plot accuracy over seconds of training, one line per seed, with the book's accuracy dashed"
     _check_runs(df)
     check_figure(ax, figsize)
     if ax is None: ax = plt.subplots(figsize=figsize)[1]
@@ -317,7 +318,7 @@ def _folder_id(path): return f"{path.name}-{hashlib.sha1(bytes(path)).hexdigest(
 def _slug(**kwargs): return ''.join(f"-{k}{'x'.join(map(str, listify(v)))}" for k,v in kwargs.items() if v)
 
 def _named(e):
-    "The experiment of the name `e`"
+    "The experiment called `e`"
     if isinstance(e, Experiment): return e
     if isinstance(e, str) and e in experiments: return experiments[e]
     raise ValueError(f"There is no experiment {e!r}: choose from {', '.join(experiments)}")
@@ -325,8 +326,8 @@ def _named(e):
 def _check_images(e, path, subset):
     check_folder('path', path)
     if not Path(path).is_dir():
-        raise ValueError(f"path={str(path)!r} is not there: pass the folder of a copy of Imagenette, or of images that"
-                         " are laid out as it is")
+        raise ValueError(f"path={str(path)!r} does not exist: pass a folder with a copy of Imagenette, or with"
+                         " images in the same layout")
     block = e._block(e.stages[0].size, subset)
     check_sides(block.get_items(Path(path)), block.splitter, path)
 
@@ -344,16 +345,16 @@ def _save_runs(df, out):
 
 @delegates(Experiment.dls)
 def run_experiment(
-    e:str|Experiment, # An experiment, or the name of one of `experiments`
-    path:str|Path=None, # Folder of images, laid out as Imagenette; None: it is downloaded
+    e:str|Experiment, # An experiment, or its name in `experiments`
+    path:str|Path=None, # Folder of images in Imagenette's layout; None: download it
     seeds:int=1, # Number of runs, seeded 0, 1, ...
     scale:float=1., # Factor for all sizes
     epochs:int|list=None, # Epochs of each stage's fit, one number or one per stage; None: the book's
     bs:int=None, # Batch size of all stages, images; None: the book's
-    out:str|Path='progresize-book', # Folder for the results, which go to a folder of their own in it
+    out:str|Path='progresize-book', # Folder for the results, in a sub-folder per experiment
     **kwargs
 )->pd.DataFrame: # A row per epoch of each run
-    "Train as the book does, once per seed, and what it is compared with. Raises `ValueError` for a bad name or no data"
+    "Train as the book does, once per seed, with its comparisons. Raises `ValueError` for a bad name or no data"
     e,subset,fast = _named(e),kwargs.get('subset'),kwargs.get('fast')
     _check_numbers(seeds, subset)
     check_workers(kwargs.get('num_workers'))

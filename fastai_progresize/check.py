@@ -1,4 +1,4 @@
-"""What must hold across stages, and is checked before the first batch
+"""Errors that progressive resizing can cause, found before the first batch
 
 Docs: https://fastai-progresize.github.io/fastai_progresize/check.html.md"""
 
@@ -16,10 +16,10 @@ from .data import get_bs, probe_batch, same_random, tfms_size
 from .trial import NotCopied, is_out_of_memory, repeat_batches, try_batches
 
 # %% ../nbs/10_check.ipynb #56bc3950
-_most = 2**16       # bytes of an array that are looked at
+_most = 2**16       # bytes of an array that are hashed
 
 def _feed(h, o):
-    "Let the hash `h` know what `o` holds"
+    "Update the hash `h` with the content of `o`"
     if isinstance(o, Tensor): o = o.detach().cpu().numpy()
     if isinstance(o, Image.Image): o = np.asarray(o)
     if isinstance(o, ndarray) and o.dtype!=object:
@@ -48,7 +48,7 @@ def _row_keys(df):
     except TypeError: return map(_content, bar_if_long(list(df.itertuples(index=False))))    # arrays in its cells
 
 def _index_keys(tl):
-    "Numbers, and what the first of them stands for, which tells datasets apart"
+    "Row numbers, with the content of the first row, which tells datasets apart"
     f = first(tl.tfms.fs)
     try: zero = _content(f(0)) if f and not opens_files(f) else ''
     except Exception: zero = ''
@@ -59,7 +59,7 @@ def _below(f, root):
     return f[len(root)+1:].lstrip('/\\') if f.startswith((root+'/', root+'\\')) else f
 
 def _real_paths():
-    "A function from a path to the file that it leads to: links are searched once per folder, and in the name"
+    "A function that resolves links in a path: once per folder, and in the file name"
     folder = functools.lru_cache(None)(os.path.realpath)
     def _real(f):
         d,name = os.path.split(str(f))
@@ -74,12 +74,12 @@ def _item_keys(tl, name):
     return (name(o) if isinstance(o, (str,Path)) else _content(o) for o in bar_if_long(items))
 
 def _first_input(dls, ds_idx):
-    "What makes the first input of a dataset; the dataset itself if it is not fastai's, None if there is none"
+    "The `TfmdLists` of a dataset's first input; the dataset itself if it is not fastai's; None if there is none"
     ds = getattr(dls[ds_idx], 'dataset', None) if ds_idx<len(dls.loaders) else None
     return ds.tls[0] if isinstance(ds, Datasets) else ds
 
 def _files(tl):
-    "The image files of a dataset, one per item; None if they are not known"
+    "The image files of a dataset, one per item; None if not known"
     if isinstance(tl, TfmdLists): return dataset_files(tl)
     if isinstance(tl, torch.utils.data.Subset):
         files = _files(tl.dataset)
@@ -91,21 +91,21 @@ def _files(tl):
 def item_keys(
     dls:DataLoaders, # Any `DataLoaders`
     ds_idx:int=0, # 0: training set, 1: validation set
-)->list: # In their order
-    "What tells the items of a dataset apart"
+)->list: # In the order of the items
+    "A key for each item of a dataset, which tells it apart from others"
     tl,root = _first_input(dls, ds_idx),str(getattr(dls, 'path', '.'))
-    if not isinstance(tl, TfmdLists): return {}.keys()     # another kind, whose items only its author knows
+    if not isinstance(tl, TfmdLists): return {}.keys()     # another kind of dataset
     def _name(o): return _below(o, root)
     files = _files(tl)
     return dict.fromkeys(map(_name, files) if files is not None else _item_keys(tl, _name)).keys()
 
 def _true_keys(dls, tl, files):
-    "The same, with the files that paths lead to"
+    "The keys of the items, with links resolved"
     real = _real_paths()
     root = real(getattr(dls, 'path', '.'))
     def _name(o): return _below(real(o), root)
     if files is not None: return set(map(_name, files))
-    def _item(o): return _name(o) if os.path.exists(o) else str(o)      # not the member of an archive
+    def _item(o): return _name(o) if os.path.exists(o) else str(o)      # not in an archive
     return set(_item_keys(tl, _item)) if isinstance(tl, TfmdLists) else set()
 
 def _items(dl):
@@ -116,7 +116,7 @@ def same_items(
     dls:DataLoaders, # Data of a stage
     other:DataLoaders, # Data of another, or of the learner
 )->bool:
-    "Have both the very same lists of items, as `at_size` leaves them?"
+    "Do both share their lists of items, as after `at_size`?"
     a,b = (list(map(_items, o.loaders[:2])) for o in (dls,other))
     return len(a)==len(b) and all(x is y and x is not None for x,y in zip(a, b))
 
@@ -124,7 +124,7 @@ def same_items(
 _most_looks,_most_seconds,_side_px = 100,.3,16
 
 def _small_grey(o):
-    "An image of any kind as 16x16 grey pixels; None if it is none"
+    "An image of any kind as 16x16 grey pixels; None if `o` is not an image"
     if isinstance(o, Image.Image):
         o.draft('L', (2*_side_px,)*2)
         return np.asarray(o.convert('L').resize((_side_px,)*2, Image.BOX), dtype=np.float32)
@@ -133,23 +133,23 @@ def _small_grey(o):
     return np.asarray(Image.fromarray(o).resize((_side_px,)*2, Image.BOX)) if o.ndim==2 else None
 
 def _standard(a):
-    "Of mean 0 and deviation 1; None without contrast"
+    "`a` standardized to mean 0 and deviation 1; None without contrast"
     if a is None or not np.isfinite(a).all() or a.std()<(2 if np.abs(a).max()>8 else .008): return
     return ((a-a.mean())/a.std()).reshape(-1)
 
 def _item_names(tl, files):
-    "What is the same for the same image in another dataset, and whether it is"
+    "Names that an image keeps in another dataset, and whether they really are names"
     if files is not None: return [os.path.splitext(os.path.basename(f))[0] for f in files],True
     if isinstance(tl, torch.utils.data.Subset): return list(tl.indices),True
     try: return range(len(tl)),False
     except Exception: return [],False
 
 class Sample:
-    "Images of a dataset that are looked at: in the order of hashes of their names, while time is left"
+    "The images of a dataset to compare: in order of the hashes of their names, as many as time allows"
     def __init__(self,
-        tl:TfmdLists, # What makes the first input of a dataset, or a dataset of torch
-        files:list, # Its files, None if they are not known
-        size:int|tuple, # Of its stage, px
+        tl:TfmdLists, # The first input of a dataset, or a torch dataset
+        files:list, # Its files; None if not known
+        size:int|tuple, # Size of its stage, px
     ):
         store_attr()
         names,self.has_names = _item_names(tl, files)
@@ -167,7 +167,7 @@ class Sample:
     def look(self,
         k:int, # Number in the sample
     )->ndarray: # None if there is no image, no contrast or no time
-        "What image `k` of the sample looks like"
+        "The standardized pixels of image `k` of the sample"
         if k in self.seen: return self.seen[k]
         if self.seconds>_most_seconds: return
         began = time.thread_time()
@@ -179,38 +179,38 @@ class Sample:
     def name(self,
         k:int, # Number in the sample
     )->str:
-        "What image `k` of the sample is called in an error"
+        "The name of image `k` of the sample in error messages"
         i = self.index[k]
         return f'{self.files[i]} at {self.size} px' if self.files is not None else f'item {i} at {self.size} px'
 
 def _looked_at(sample, ks):
-    "Those of the images `ks` of a sample that there is time for, and what they look like"
+    "The images `ks` of a sample that there is time for, and their pixels"
     found = [(k,o) for k in ks if (o := sample.look(k)) is not None]
     return [k for k,_ in found],np.array([o for _,o in found], dtype=np.float32).reshape(-1, _side_px**2)
 
 def _chance(valid, train):
-    "How likely the same image as each of `valid` is in the sample `train`, if it is in its dataset"
+    "For each image of `valid`: how likely it is in the sample `train`, if it is in that dataset"
     n = len(train.index)
     if n==train.n: return np.ones(len(valid.index))
     if valid.has_names and train.has_names: return (valid.hashes<=train.hashes[-1]).astype(float)
     return np.full(len(valid.index), n/train.n)
 
 def _worth_it(valid, train):
-    "The numbers of the images of two samples that may be the same"
+    "The numbers of the images, in two samples, that may be the same"
     if len(train.index)==train.n or not (valid.has_names and train.has_names):
         return range(len(valid.index)),range(len(train.index))
     return [np.flatnonzero(np.isin(a.hashes, b.hashes)).tolist() for a,b in ((valid,train),(train,valid))]
 
 def _closest(dist):
-    "The number of the closest in each row, and how far the next one is"
+    "The index of the closest in each row, and the distance of the second closest"
     _,*second = np.sort(dist, 1)[:,:2].T
     return dist.argmin(1),second[0] if second else np.full(len(dist), np.inf)
 
 def same_looks(
-    valid:Sample, # Of a validation set
-    train:Sample, # Of a training set
-)->list: # Of the numbers in both samples
-    "Images of two samples that look the same, where no third comes close"
+    valid:Sample, # Sample of a validation set
+    train:Sample, # Sample of a training set
+)->list: # Pairs of numbers in the two samples
+    "Images of two samples that look the same, with no third one close"
     (vs,a),(ts,b) = (_looked_at(*o) for o in zip((valid,train), _worth_it(valid, train)))
     if not vs or not ts: return []
     dist = np.sqrt(np.maximum(0, 2-2*(a@b.T)/a.shape[1]))      # root mean square of the differences
@@ -227,7 +227,7 @@ _fix = ("Fix the split: `splitter=RandomSplitter(seed=42)` in the `DataBlock` of
         " same at each call")
 
 class Looks:
-    "What images of all stages look like"
+    "Compares the looks of images across all stages"
     def __init__(self): self.train,self.valid,self.same,self.chance = [],[],{},{}
 
     def _compare(self, valid, train):
@@ -238,10 +238,10 @@ class Looks:
         for v,t in same: self.same.setdefault((id(valid),v), (valid.name(v),train.name(t)))
 
     def add(self,
-        train:Sample, # Of the training set of a stage
-        valid:Sample, # Of its validation set
+        train:Sample, # Sample of a stage's training set
+        valid:Sample, # Sample of its validation set
     ):
-        "Raise a `ValueError` if many images look like those of a validation set, at this stage or across stages"
+        "Raise a `ValueError` if many validation images look like training images, of this stage or another"
         with same_random():
             for o in self.valid: self._compare(o, train)
             self.train.append(train)
@@ -251,8 +251,8 @@ class Looks:
         if n<3 or n<.4*found: return
         a,b = first(self.same.values())
         looked = sum((o>0).sum() for o in self.chance.values())
-        raise ValueError(f"Leak: {n} of {looked} validation images that were compared look the same as training images"
-                         f" (16x16 grey pixels of up to {_most_looks} images of each dataset), such as {a} and {b} in"
+        raise ValueError(f"Leak: {n} of {looked} compared validation images look the same as training images"
+                         f" (16x16 grey pixels of up to {_most_looks} images per dataset), such as {a} and {b} in"
                          f" training. {_fix}")
 
 # %% ../nbs/10_check.ipynb #f2598daa
@@ -264,7 +264,7 @@ class SplitCheck:
         dls:DataLoaders, # Data of the next stage
         size:int|tuple, # Its size, px
     ):
-        "Raise a `ValueError` if an image is in the training set of a stage and in the validation set of any"
+        "Raise a `ValueError` if an image is in both the training set of one stage and the validation set of any"
         if self.last and same_items(dls, self.last): return
         self.last = dls
         tls = [_first_input(dls, i) for i in (0,1)]
@@ -294,10 +294,10 @@ def _check_norm(dl, own, what):
     if b is None: return
     if a is None:
         raise ValueError(f"Normalize is missing in {what}, and is in `learn.dls`: add `Normalize.from_stats(...)` to"
-                         " the `batch_tfms` of `get_dls` (`vision_learner` adds it only to the `DataLoaders` that it is"
-                         " given)")
+                         " the `batch_tfms` of `get_dls` (`vision_learner` adds it only to the `DataLoaders` that you"
+                         " pass to it)")
     if not _same_norm(a, b):
-        raise ValueError(f"Normalize in {what} has other statistics than in `learn.dls`: pass the same to both")
+        raise ValueError(f"Normalize in {what} has different statistics than in `learn.dls`: pass the same to both")
 
 # %% ../nbs/10_check.ipynb #5fe799f7
 def check_same(
@@ -305,7 +305,7 @@ def check_same(
     size:int|tuple, # Its size, px
     own:DataLoaders, # The learner's own data
 ):
-    "Raise a `ValueError` if vocab, inputs or `Normalize` of `dls` are not those of `own`"
+    "Raise a `ValueError` unless `dls` and `own` have the same vocab, number of inputs and `Normalize`"
     if _vocab(dls)!=_vocab(own):
         raise ValueError(f"The vocab at {size} px is {_vocab(dls)}, that of `learn.dls` is {_vocab(own)}: pass"
                          " `CategoryBlock(vocab=learn.dls.vocab)` in `get_dls`")
@@ -317,27 +317,27 @@ def check_same(
 
 # %% ../nbs/10_check.ipynb #6b44e14c
 def _fits_size(shape, size):
-    "Do images of `shape` have the `size` that was asked for, or the longer side, as with `RatioResize`?"
+    "Do images of `shape` have this `size`, or a longer side of it, as with `RatioResize`?"
     return tuple(shape)==hw(size) or (isinstance(size, int) and max(shape)==size)
 
 def _check_count(dls, size):
     if len(dls.train): return
     n = getattr(dls.train, 'partial_n', None) or getattr(dls.train, 'n', None) or len(dls.train_ds)
     if not len(dls.train_ds): raise ValueError(f"The training set at {size} px is empty")
-    raise ValueError(f"bs={get_bs(dls)} at {size} px is above the {n} images of the training set, fastai would train on"
-                     f" no batch: pass bs={n} or less")
+    raise ValueError(f"bs={get_bs(dls)} at {size} px is above the {n} images of the training set, so fastai would"
+                     f" train on no batches: pass bs={n} or less")
 
 def _check_size(shape, size):
     if _fits_size(shape, size): return
     raise ValueError(f"The images at {size} px are {shape[0]}x{shape[1]} px: if you pass `get_dls`, let it use its"
-                     " `size`; if not, other transforms than fastai's resize them, so pass `get_dls`")
+                     " `size`; if not, transforms other than fastai's resize them, so pass `get_dls`")
 
 def check_stage(
-    dls:DataLoaders, # Data of a stage that begins
+    dls:DataLoaders, # Data of the stage that starts
     size:int|tuple, # Its size, px
     own:DataLoaders, # The learner's own data
 ):
-    "Raise a `ValueError` for what can be seen without a batch: `get_dls` may return something else than before"
+    "Check what needs no batch, as `get_dls` may have returned other data before. Raises `ValueError`"
     check_same(dls, size, own)
     _check_count(dls, size)
     shape = tfms_size(dls.train)
@@ -352,7 +352,7 @@ def _check_types(b, types, what):
 
 # %% ../nbs/10_check.ipynb #750ad56c
 def _last_bs(dl, n):
-    "Images of the smallest batch of an epoch of `dl`, at most `n`"
+    "Number of images in the smallest batch of an epoch of `dl`, at most `n`"
     bs = get_bs(DataLoaders(dl)) or n
     rest = len(dl.dataset)%bs
     return min(n, bs if getattr(dl, 'drop_last', False) or not rest else rest)
@@ -361,9 +361,9 @@ def check_batch(
     dls:DataLoaders, # Data of a stage
     size:int|tuple, # Its size, px
     types:list, # Types of a batch of `learn.dls`
-    n:int=2, # Images of a batch, at most
-)->list: # A small batch of each loader, None of an empty one
-    "Raise a `ValueError` if a stage has no batch, or not of the right size and types"
+    n:int=2, # Largest number of images in a batch
+)->list: # A small batch per loader; None for an empty one
+    "Raise a `ValueError` if a stage has no batches, or batches of the wrong size or types"
     _check_count(dls, size)
     res = []
     for i,(dl,part) in enumerate(zip(dls.loaders[:2], ('train','valid'))):
@@ -376,18 +376,18 @@ def check_batch(
 
 # %% ../nbs/10_check.ipynb #330d62cf
 def _fault(learn, dls, batches, **kwargs):
-    "What a step with `batches` raises, None if it works"
+    "The exception that a step with `batches` raises; None if it works"
     try: try_batches(learn, repeat_batches(dls, batches), **kwargs)
     except NotCopied: raise
-    except Exception as e: return None if is_out_of_memory(e) else e    # memory is measured apart
+    except Exception as e: return None if is_out_of_memory(e) else e    # memory is tested elsewhere
 
 def model_fault(
     learn:Learner, # The Learner that is to train
     dls:DataLoaders, # Data of a stage
     batches:list, # From `check_batch`
     **kwargs # Of `try_batches`: `cbs`, `unfreeze`
-)->Exception: # None if there is none
-    "What a training step on a copy of `learn` raises, with `batches`, and with whole ones too"
+)->Exception: # None if it works
+    "The exception that a training step on a copy of `learn` raises, with `batches` and with whole ones"
     e = _fault(learn, dls, batches, **kwargs)
     if e is None or find_bs(batches[0])==1: return e
     whole = [b and probe_batch(dl, get_bs(dls)) for dl,b in zip(dls.loaders, batches)]
@@ -396,7 +396,7 @@ def model_fault(
 def _side(b): return 'x'.join(map(str, b[0].shape[-2:]))
 
 def raise_model_faults(
-    tried:list, # (a batch, what the model raises with it, or None) of each size
+    tried:list, # (batch, the exception that the model raises with it or None) per size
 ):
     "Raise a `ValueError` if the model fails at some size"
     bad = [(_side(b),e) for b,e in tried if e is not None]
@@ -404,8 +404,8 @@ def raise_model_faults(
     b,e = first((b,e) for b,e in tried if e is not None)
     if find_bs(b)==1:
         raise ValueError(f"The model or its loss fails on a batch of one image, bs=1 at {_side(b)} px"
-                         f" ({type(e).__name__}: {e}): pass a larger `bs`, or one that leaves no single image for the"
-                         " last batch") from e
+                         f" ({type(e).__name__}: {e}): pass a larger `bs`, or one that does not leave a single image"
+                         " for the last batch") from e
     good = [_side(b) for b,e in tried if e is None]
     sizes,e = ', '.join(dict.fromkeys(o for o,_ in bad)),bad[0][1]
     takes = f", and takes those of {', '.join(dict.fromkeys(good))} px" if good else ''

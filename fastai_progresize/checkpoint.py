@@ -1,4 +1,4 @@
-"""Stopped anywhere, resumed exactly
+"""Save a run after every epoch and resume it exactly
 
 Docs: https://fastai-progresize.github.io/fastai_progresize/checkpoint.html.md"""
 
@@ -23,18 +23,18 @@ from .trial import NotCopied, repeat_batches, trial_learner
 _format = 'fastai_progresize checkpoint 2'
 
 def _check_bytes(file):
-    "Raise an error if a byte of `file` has changed, or if it holds more than its size"
+    "Raise an error if a byte of `file` has changed, or if it is compressed"
     with zipfile.ZipFile(file) as z:
         if sum(o.file_size for o in z.infolist())>os.path.getsize(file): raise ValueError('it is compressed')
         if (name := z.testzip()): raise ValueError(f'{name} has changed')
 
-def _file_before(file): return file.with_name(f'{file.stem}.before{file.suffix}')      # of the epoch before
+def _file_before(file): return file.with_name(f'{file.stem}.before{file.suffix}')      # the previous epoch's
 
 _types = dict(epoch=int, n_epoch=int, stopped=bool, plan=dict, train_iter=int, model=dict, hidden=dict, loss=dict,
               opt=dict, grads=list, cbs=list, own=dict, csv=list, history=list, random=list)
 
 def _check_types(state):
-    "Raise an error if `state` is not made as a state is"
+    "Raise an error if `state` lacks a part of a run's state"
     for k,t in _types.items():
         if not isinstance(state.get(k), t): raise ValueError(f'{k} is {type(state.get(k)).__name__}, not {t.__name__}')
     n,most = state['epoch'],state['n_epoch']
@@ -45,13 +45,13 @@ def _check_types(state):
 def _or_before(file):
     before = _file_before(file)
     if not before.exists(): return ''
-    return f" The checkpoint of the epoch before is in {before}: pass checkpoint={before.stem!r} to continue from it."
+    return f" The previous epoch's checkpoint is {before}: pass checkpoint={before.stem!r} to continue from it."
 
 def read_checkpoint(
     file:str|Path, # A file that a `Checkpoint` has written
-    map_location:str='cpu', # Where its tensors go, as `torch.load` has it, or a function
-)->dict: # The state of the run, and what makes it this run as `plan`
-    "The state in `file`; no code in it is run. Raises `ValueError` if it is damaged or of another kind"
+    map_location:str='cpu', # Where its tensors go, as in `torch.load`
+)->dict: # The state of the run; `plan` is what makes it the same run
+    "Load the state in `file` without running any code in it. Raises `ValueError` if it is damaged or no checkpoint"
     file = Path(file)
     try:
         _check_bytes(file)
@@ -59,11 +59,11 @@ def read_checkpoint(
         if isinstance(res, dict) and res.get('format')==_format: _check_types(res)
     except FileNotFoundError: raise
     except Exception as e:
-        raise ValueError(f"{file} cannot be read as a checkpoint: it is damaged, or holds more than values"
-                         f" ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}). It is left as it is: pass"
+        raise ValueError(f"{file} cannot be read as a checkpoint: it is damaged, or holds more than plain values"
+                         f" ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}). It was not changed: pass"
                          f" another name as `checkpoint=`, or remove it.{_or_before(file)}") from e
     if not isinstance(res, dict) or res.get('format')!=_format:
-        raise ValueError(f"{file} is no checkpoint of `fit_progressive`. It is left as it is: pass another name as"
+        raise ValueError(f"{file} is not a checkpoint of `fit_progressive`. It was not changed: pass another name as"
                          " `checkpoint=`")
     return res
 
@@ -72,29 +72,29 @@ def checkpoint_file(
     learn:Learner, # Any Learner
     name:str|Path, # Name of the checkpoint, or a path
 )->Path:
-    "Where the checkpoint `name` is, or would be: beside what `learn.save` saves"
+    "The file of the checkpoint `name`, in the folder that `learn.save` uses"
     return learn.path/learn.model_dir/f'{name}.ckpt'
 
 def _tmp_files(file): return file.parent.glob(f'.{file.name}.*tmp')
 
 def _try_place(file):
-    "Raise a `ValueError` if nothing can be written beside `file`"
+    "Raise a `ValueError` if the folder of `file` cannot be written to"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f'.{file.name}.', suffix='tmp'): pass
     except (OSError,ValueError) as e:
         why = getattr(e, 'strerror', None) or e
-        raise ValueError(f"No checkpoint can be written to {file} ({why}): pass the path of a file in a folder that can"
-                         " be written to as `checkpoint=`") from e
+        raise ValueError(f"No checkpoint can be written to {file} ({why}): pass a file path in a writable folder as"
+                         " `checkpoint=`") from e
 
 def _locked(file):
-    "A lock that ends with this process; None where the file system has none"
+    "A lock that is released when this process ends; None if the file system has no locks"
     _try_place(file)
     lock = FileLock(file.with_name(f'.{file.name}.lock'), timeout=0)
     try: lock.acquire()
     except Timeout:
         who = Path(lock.lock_file).read_text() if os.path.exists(lock.lock_file) else 'unknown'
-        raise ValueError(f"Another run saves to {file}, process {who}: let it end, or pass another name as"
+        raise ValueError(f"Another run saves to {file}, process {who}: wait for it to end, or pass another name as"
                          " `checkpoint=`") from None
     except (OSError,NotImplementedError): return
     Path(lock.lock_file).write_text(f'{os.getpid()} on {socket.gethostname()}')
@@ -105,7 +105,7 @@ def _locked(file):
 def only_run(
     file:Path, # A checkpoint
 ):
-    "Let no other run save to `file` in the block. Raises `ValueError` if one does, or if it cannot be written"
+    "Keep other runs from saving to `file` in the block. Raises `ValueError` if one does, or if it is not writable"
     locks = []
     on_rank0(lambda: locks.append(_locked(file)))
     try: yield
@@ -116,12 +116,12 @@ def only_run(
 
 # %% ../nbs/16_checkpoint.ipynb #fc6aeffe
 class Checkpoint(Callback):
-    "Save all that the rest of the run depends on before its first batch and at the end of each epoch"
+    "Save everything that the rest of the run depends on, before its first batch and after each epoch"
     order = math.inf        # after all others
     n_rows = None
     def __init__(self,
         file:Path, # Where to save
-        plan:dict, # What makes a run the same run: plain values
+        plan:dict, # What makes it the same run: plain values
         state:dict=None, # From `load_checkpoint`, to continue from; None: from the beginning
     ): self.file,self.plan,self.state = file,plan,state
 
@@ -134,9 +134,9 @@ class Checkpoint(Callback):
 
     def save(self,
         n_epoch:int, # Epochs so far
-        stopped:bool=False, # Does the run end here?
+        stopped:bool=False, # Did the run stop early?
     ):
-        "Save the run as it is after `n_epoch` epochs. Raises `ValueError` if it cannot be written"
+        "Save the run after `n_epoch` epochs. Raises `ValueError` if it cannot be written"
         try:
             state = dict(run_state(self.learn, self.before, n_epoch), format=_format, plan=self.plan,
                          n_epoch=self.n_epoch, stopped=stopped)
@@ -148,7 +148,7 @@ class Checkpoint(Callback):
 
     def _save(self, n_epoch, stopped=False):
         try: self.save(n_epoch, stopped)
-        except ValueError as e: warn(f"{e}: training goes on, the checkpoint before it stays")
+        except ValueError as e: warn(f"{e}: training continues, and the previous checkpoint is kept")
 
     def _write(self, state):
         with whole_file(self.file, prefix=f'.{self.file.name}.') as f:
@@ -158,7 +158,7 @@ class Checkpoint(Callback):
             if self.file.exists(): os.replace(self.file, _file_before(self.file))
 
     def _why(self, e):
-        "What `e` says, and how much room there is"
+        "The message of `e`, and how much space is free"
         model = sum(p.numel()*p.element_size() for p in self.learn.model.parameters())/2**20
         try: free = shutil.disk_usage(self.file.parent).free/2**20
         except OSError: free = math.nan
@@ -166,7 +166,7 @@ class Checkpoint(Callback):
 
 # %% ../nbs/16_checkpoint.ipynb #cb3c1bbd
 def _to_here(storage, location):
-    "Tensors of the CPU stay there, those of a GPU go to that of this process"
+    "Keep CPU tensors on the CPU, move GPU tensors to this process's GPU"
     if location=='cpu': return storage
     return torch.serialization.default_restore_location(storage, str(default_device()))
 
@@ -175,8 +175,8 @@ def load_checkpoint(
     plan:dict, # From `run_plan`
     resume:bool, # Continue from it?
 )->dict: # From `run_state`; None: start from the beginning
-    "The state to continue from. Raises `ValueError` for the file of another run, or of one to be resumed"
-    if not file.exists() and _file_before(file).exists(): file = _file_before(file)    # killed between the two
+    "The state to continue from. Raises `ValueError` for another run, or for an unfinished one without `resume`"
+    if not file.exists() and _file_before(file).exists(): file = _file_before(file)    # killed between the two renames
     if not file.exists():
         if resume: print(f"There is no checkpoint in {file} yet: starting from the beginning")
         return
@@ -190,41 +190,41 @@ def load_checkpoint(
 # %% ../nbs/16_checkpoint.ipynb #5babcdfe
 def mend_best(
     learn:Learner, # In training
-    mend:callable, # What to do with a `SaveModelCallback` whose file is gone
-    what:str, # In words
+    mend:callable, # Called with each `SaveModelCallback` whose file is missing
+    what:str, # What happens instead, for the warning
 ):
-    "Warn of best models whose files are gone"
+    "Warn about best models whose files are missing, and call `mend`"
     for cb in learn.cbs:
         if not isinstance(cb, SaveModelCallback) or cb.every_epoch or cb.at_end: continue
         if cb.best is None or np.isinf(cb.best): continue       # nothing is saved yet
         file = learn.path/learn.model_dir/f'{cb.fname}.pth'
         if file.exists() or rank_distrib(): continue
-        warn(f"The best model of `SaveModelCallback`, {file}, is gone: {what}")
+        warn(f"The best model of `SaveModelCallback`, {file}, is missing: {what}")
         mend(cb)
 
 def _forget_best(cb): cb.best = math.inf if cb.comp==np.less else -math.inf
 
 @contextmanager
 def _or_as_it_was(learn, file):
-    "If the block fails, `learn` is as it was before"
+    "If the block fails, restore `learn`"
     own = deepcopy(to_device(run_state(learn), 'cpu'))
     try: yield
     except Exception as e:
         set_run_state(learn, own)
-        raise ValueError(f"{file} cannot be continued: it does not fit this run ({type(e).__name__}: {e}). Pass another"
+        raise ValueError(f"{file} cannot be resumed: it does not fit this run ({type(e).__name__}: {e}). Pass another"
                          " name as `checkpoint=` to start again") from e
 
 def _continue(learn, saver, resize):
-    "Put `learn` to the end of the epoch of the state of `saver`, and return the next one"
+    "Put `learn` at the end of the saved epoch, and return the next one"
     mbar = getattr(getattr(learn, 'progress', None), 'mbar', None)
-    if mbar: mbar.update(0)     # a bar has to begin at its beginning
+    if mbar: mbar.update(0)     # a bar has to start at 0
     state = saver.state
     start = learn.n_epoch if state['stopped'] else state['epoch']
     learn.epoch = state['epoch']-1
     if state['epoch']: resize.before_epoch()
     with _or_as_it_was(learn, saver.file): set_run_state(learn, state)
-    mend_best(learn, _forget_best, "the best of the epochs to come takes its place")
-    state.clear()       # what the model has copied needs no more memory
+    mend_best(learn, _forget_best, "the best of the remaining epochs will be saved")
+    state.clear()       # its values are copied, so free the memory
     return start
 
 def _fit_from(learn, saver, resize):
@@ -237,14 +237,14 @@ def _fit_from(learn, saver, resize):
 @contextmanager
 def resumed(
     learn:Learner, # The Learner that is to train
-    saver:Checkpoint, # What saves it, with a state to continue from, or without; None: it is not saved
+    saver:Checkpoint, # Its `Checkpoint`, with a state to continue from or without; None: no checkpoint
     resize:Callback, # The `ProgressiveResize` of its run
 ):
     "Let the next fit of `learn` save its beginning, or continue from the state of `saver` if there is one"
     if not saver: yield; return
     if not all(hasattr(Learner, o) for o in ('_do_fit','_do_epoch','_with_events')):
         if not saver.state: yield; return
-        raise ValueError("This version of fastai has another loop over the epochs, so that a run cannot be resumed:"
+        raise ValueError("This version of fastai has a different loop over epochs, so runs cannot be resumed:"
                          " train from the beginning")
     learn._do_fit = partial(_fit_from, learn, saver, resize)
     try: yield
@@ -261,7 +261,7 @@ class _TrySaving(Callback):
 
 @patch
 def _try_saving(self:Run, dls):
-    "Raise a `ValueError` if something of a run cannot be saved"
+    "Raise a `ValueError` if a part of the run cannot be saved"
     with same_random(), contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(NotCopied):
         batches = repeat_batches(dls, [probe_batch(o) if len(o.dataset) else None for o in dls.loaders[:2]])
         with trial_learner(self.learn, batches, **self.trial) as trial:
@@ -274,12 +274,12 @@ def _try_saving(self:Run, dls):
 
 @patch
 def _check_saving(self:Run, dls):
-    "Raise a `ValueError` for what cannot be saved, or would start over when the run is resumed"
+    "Raise a `ValueError` for state that cannot be saved, or would start over when the run is resumed"
     lost = self._try_saving(dls)
     if not lost: return
     (cb,names),*_ = lost.items()
     raise ValueError(f"`{cb}` has no `state_dict`: what it keeps as {', '.join(names)} would start over when the run is"
-                     " resumed. Give it `state_dict` and `load_state_dict`, or pass check=False to go on")
+                     " resumed. Give it `state_dict` and `load_state_dict`, or pass check=False to train anyway")
 
 # %% ../nbs/16_checkpoint.ipynb #afd73260
 def _describe(plan, s):
@@ -293,9 +293,9 @@ def checkpointing(self:Run,
     name:str|Path, # Name of the checkpoint, or a path; None: no checkpoint
     resume:bool, # Continue from it?
     cbs:list, # Callbacks of the run
-    **settings # What else makes it this run
+    **settings # What else makes it the same run
 )->Checkpoint:
-    "The callback that saves in the block, with the state to continue from"
+    "The callback that saves the run, with the state to continue from"
     if not name: yield; return
     file = checkpoint_file(self.learn, name)
     with same_random():

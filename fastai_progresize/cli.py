@@ -1,4 +1,4 @@
-"""What the commands do: train on a folder of images, print and save what came out
+"""What the commands do: train on a folder of images, print and save the results
 
 Docs: https://fastai-progresize.github.io/fastai_progresize/cli.html.md"""
 
@@ -11,7 +11,7 @@ __all__ = ['five_seeds', 'folder_learner', 'fit_folder', 'run_demo']
 import fastprogress.fastprogress, warnings
 from time import perf_counter
 with warnings.catch_warnings():
-    warnings.simplefilter('ignore')     # what fastai and torch have to say to each other at import
+    warnings.simplefilter('ignore')     # fastai and torch warn at import
     from fastai.vision.all import *
     from fastai_progresize.all import *
     from fastai_progresize.stage import check_folder, check_lr, check_outside, is_number
@@ -29,11 +29,11 @@ def _timm_name(arch):
 def folder_learner(
     dls:DataLoaders, # Data to classify
     arch:str='xresnet18', # Name of one of fastai's xresnets, or of a model of torchvision or timm
-    pretrained:bool=False, # Start from torchvision's weights, which are downloaded?
+    pretrained:bool=False, # Start from torchvision's weights, downloading them?
     widen:float=1., # Width of an xresnet, relative to its usual one
     lr:float=defaults.lr, # The Learner's lr
 )->Learner:
-    "The book's Learner for an xresnet from scratch, else a `vision_learner`. Raises `ValueError` for an unknown `arch`"
+    "The book's Learner for an xresnet from scratch, else `vision_learner`. Raises `ValueError` for an unknown `arch`"
     check_lr(lr)
     if not (is_number(widen) and .05<=widen<=4): raise ValueError(f"widen={widen!r}: pass a number from 0.05 to 4")
     arch = str(arch)
@@ -41,12 +41,12 @@ def folder_learner(
     if arch.startswith('xresnet') and callable(f) and not pretrained:
         return Learner(dls, f(n_out=dls.c, widen=widen), loss_func=CrossEntropyLossFlat(), metrics=accuracy, lr=lr)
     f = f or getattr(models, arch, None) or _timm_name(arch)
-    instead = "pass one such as xresnet18, xresnet50, resnet34"
+    instead = "pass one such as xresnet18, xresnet50 or resnet34"
     if not (callable(f) or isinstance(f, str)):
-        raise ValueError(f"arch={arch!r} is no model of fastai, torchvision or timm, as far as they are installed:"
+        raise ValueError(f"arch={arch!r} is not a model of fastai, torchvision or timm (if installed):"
                          f" {instead}")
     try: return vision_learner(dls, f, pretrained=pretrained, metrics=accuracy, lr=lr)
-    except (OSError,torch.OutOfMemoryError): raise      # no connection, no memory: not the model's fault
+    except (OSError,torch.OutOfMemoryError): raise      # no connection or no memory
     except Exception as e:
         reason = "it has no pooling layer" if isinstance(e, StopIteration) else str(e).split('\n')[0]
         raise ValueError(f"arch={arch!r}: `vision_learner` cannot cut a body from it ({reason}): {instead}") from e
@@ -60,38 +60,38 @@ def _save_run(learn, out):
     learn.export(out.absolute()/'learner.pkl')
 
 def _show_prediction(out, file):
-    "Load the exported learner and let it classify one image"
+    "Load the exported learner and classify one image"
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         learn = load_learner(out/'learner.pkl')
     with learn.no_bar(): pred,_,probs = learn.predict(file)
-    print(f"Loaded again, it takes {file.name}, a {file.parent.name!r}, for a {pred!r} ({probs.max():.0%})")
+    print(f"The exported learner predicts {pred!r} ({probs.max():.0%}) for {file.name}, which is {file.parent.name!r}")
 
 # %% ../nbs/20_cli.ipynb #fc0b617b
 def _default_bs(n):
-    "64, or the largest power of two that makes four batches of `n` images, at least 2"
+    "64, or for few images the largest power of two that gives four batches, at least 2"
     return min(64, max(2, 2**int(math.log2(max(1, n//4)))))
 
 def _own_bs(data, size):
     "The bs for a plan that leaves it open"
     n = len(data(size, 1, verify=False, cache=False).train_ds)
     bs = _default_bs(n)
-    if bs<64: print(f"Batches are of {bs} images, as there are only {n} to train on\n")
+    if bs<64: print(f"Using a batch size of {bs}, as there are only {n} training images\n")
     return bs
 
 def fit_folder(
     path:Path, # Folder of images
     out:Path, # Folder for the results
-    plan:Plan, # Sizes, epochs and batch size of the run; where it leaves `bs` open: 64, or less for few images
-    compare:bool=False, # Also train at the final size throughout, for as many epochs?
-    seed:int=42, # Seed of the training, and of a random split
+    plan:Plan, # Sizes, epochs and batch size of the run; if its `bs` is open: 64, or less for few images
+    compare:bool=False, # Also train for as many epochs at the final size throughout?
+    seed:int=42, # Seed of training, and of a random split
     learner:callable=folder_learner, # Function from `DataLoaders` to a `Learner`
     checkpoint:bool=False, # Save the state of the run in `out` at the end of each epoch?
-    resume:bool=False, # Continue from that, if it is there?
+    resume:bool=False, # Continue from it, if it exists?
     preflight:bool=None, # Try every size before training? None: if there is a GPU
     **kwargs # Arguments of `get_dls`
 )->tuple: # The trained Learner, and the table of `compare_runs`
-    "Train on the images of `path` through growing sizes, print what it took, write the results to `out`"
+    "Train on the images of `path` at growing sizes, print time and results, and save them in `out`"
     for k,v in dict(path=path, out=out).items(): check_folder(k, v)
     check_outside('out', out, path)
     data,final = partial(get_dls, path=path, seed=seed, **kwargs),plan[-1]
@@ -105,11 +105,11 @@ def fit_folder(
         tried = learn.preflight(plan, get_dls=data)
         plan = tried.plan
         print(f"Tried before training:\n{tried}\n")
-    print("Through growing sizes:")
+    print("At growing sizes:")
     began = perf_counter()
     saved = (out/'run').absolute() if checkpoint or resume else None
     with epoch_lines(learn): learn.fit_progressive(plan, get_dls=data, checkpoint=saved, resume=resume)
-    if tried: print(f"\nIt took {perf_counter()-began:.0f} seconds, predicted were {tried.seconds:.0f}")
+    if tried: print(f"\nIt took {perf_counter()-began:.0f} seconds; {tried.seconds:.0f} were predicted")
     _save_run(learn, out)
     runs = dict(progressive=learn.stage_history)
     if compare:
@@ -118,7 +118,7 @@ def fit_folder(
         with epoch_lines(fixed): fixed.fit_progressive(plan.n_epoch, final.size, fit=plan.fit, get_dls=data)
         runs[f'{final.size} px'] = fixed.stage_history
     res = compare_runs(**runs)
-    shown = show_runs(res if compare else res.drop(columns='time saved')).T      # without another run nothing is saved
+    shown = show_runs(res if compare else res.drop(columns='time saved')).T      # nothing to compare with
     print(f"\n\n{shown.to_string()}\n")
     _show_prediction(out, learn.dls.valid.items[0])
     print(f"history.csv, stages.png and learner.pkl are in {out}")
@@ -128,11 +128,11 @@ def fit_folder(
 def demo_learner(
     dls:DataLoaders, # Data to classify
 )->Learner:
-    "A small ResNet, whose time follows the pixels"
+    "A small ResNet, whose time scales with the pixels"
     return Learner(dls, small_resnet(dls.c), loss_func=CrossEntropyLossFlat(), metrics=accuracy, lr=4e-3)
 
 # %% ../nbs/20_cli.ipynb #ee47fa96
-five_seeds = .4,.4      # mean of the differences in accuracy, and its standard error; asserted on the page on evidence
+five_seeds = .4,.4      # mean of the differences in accuracy, and its standard error; asserted in the evidence tutorial
 
 def run_demo(
     out:Path, # Folder for the results
@@ -142,23 +142,23 @@ def run_demo(
     num_workers:int=None, # Processes that load images
     **kwargs # `checkpoint` and `resume` of `fit_folder`
 )->tuple: # The trained Learner, and the table of `compare_runs`
-    "Train on `glyphs` through growing sizes, and at the final size throughout"
+    "Train on `glyphs` at growing sizes, and at the final size throughout"
     plan = Plan(epochs, sizes, bs=32)
     path = glyphs(scale=(.25,.45))
     print(f"{len(get_image_files(path))} images in {str(path).replace(str(Path.home()), '~')}\n")
-    still = dict(do_flip=False, mult=0, max_zoom=1.)      # the letters are turned and lit already
+    still = dict(do_flip=False, mult=0, max_zoom=1.)      # the letters already vary in angle and light
     res = fit_folder(path, out, plan, compare=True, seed=seed, learner=demo_learner,
                      preflight=True, num_workers=num_workers, cache=True, **still, **kwargs)
     mean,se = five_seeds
-    print("One run says little. Over five seeds (see the page on evidence), the default, with a size between these two,"
-          f" ends {mean:+.1f} ± {se:.1f} points of accuracy from the last size throughout")
+    print("One run proves little. Over five seeds (see the evidence page), the default plan, with a third size in"
+          f" between, differs by {mean:+.1f} ± {se:.1f} points of accuracy from the last size throughout")
     return res
 
 # %% ../nbs/20_cli.ipynb #3742b17d
 def show_book(
-    runs:pd.DataFrame=None, # Rows of `run_experiment`; None: only the book's figures
+    runs:pd.DataFrame=None, # Rows of `run_experiment`; None: list the book's figures only
 )->str:
-    "What was measured beside what the book measured, one experiment per line"
+    "Our results next to the book's, one experiment per line"
     show = {o: '{:.1%}'.format for o in ('accuracy','book')} | {'epochs': '{:.0f}'.format, 'std': '{:.3f}'.format}
     if runs is not None: return book_table(runs).to_string(index_names=False, na_rep='', formatters=show)
     df = list_experiments().rename_axis('experiment').reset_index()
@@ -170,13 +170,13 @@ def show_book(
 def run_book(
     names:list, # Names of experiments
     out:Path, # Folder for the results
-    samples:bool=False, # Train on drawn letters, at a quarter of the sizes unless there is a `scale`?
+    samples:bool=False, # Train on drawn letters, at a quarter of the sizes unless `scale` is given?
     seeds:int=1, # Number of runs, seeded 0, 1, ...
-    fast:bool=False, # Load by this package's `get_dls`?
+    fast:bool=False, # Load with this package's `get_dls`?
     num_workers:int=None, # Processes that load images
     **settings # Other arguments of `run_experiment`
 ):
-    "Run experiments, print what was measured beside what the book measured"
+    "Run experiments and print our results next to the book's"
     unknown = ', '.join(sorted(set(names)-set(experiments)))
     if unknown: raise ValueError(f"There is no experiment {unknown}: choose from {', '.join(experiments)}")
     if samples: settings = dict(scale=.25) | settings | dict(path=glyphs())
@@ -191,7 +191,7 @@ def bars_in_terminal():
     "Context in which fastprogress draws bars only in a terminal"
     if in_terminal(): yield; return
     bars = fastprogress.fastprogress
-    own,bars.NO_BAR,bars.print = bars.NO_BAR,True,noop      # a new bar prints its first character in any case
+    own,bars.NO_BAR,bars.print = bars.NO_BAR,True,noop      # a new bar always prints its first character
     try: yield
     finally:
         bars.NO_BAR = own

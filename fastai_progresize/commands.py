@@ -18,9 +18,9 @@ from fastcore.script import anno_parser, store_true
 # %% ../nbs/21_commands.ipynb #a9f5e739
 def make_parser(
     f:callable, # The function of a command
-    examples:str, # Lines for the end of its help
+    examples:str, # Lines to show at the end of its help
 )->object: # An `ArgumentParser`
-    "fastcore's parser for `f`, with `examples`, `--version`, and errors of one line"
+    "fastcore's parser for `f`, with `examples`, `--version` and one-line errors"
     p = anno_parser(f, prog=f.__name__.replace('_', '-'))
     class Formatter(p.formatter_class, RawDescriptionHelpFormatter): pass
     p.add_argument('--version', action='version', version=p.epilog, help="show the version and exit")
@@ -29,9 +29,9 @@ def make_parser(
     return p
 
 def command(
-    examples:str, # Lines for the end of the help
+    examples:str, # Lines to show at the end of the help
 )->callable: # A decorator
-    "Give a function a `main`, which calls it with the flags of the command line"
+    "Give a function a `main`, which calls it with command line flags"
     def _command(f):
         def _main():
             p = make_parser(f, examples)
@@ -44,14 +44,14 @@ def command(
     return _command
 
 # %% ../nbs/21_commands.ipynb #edd9b992
-# flags that have another name than the argument
+# flags whose name differs from the argument's
 _also = {'n_epoch':'epochs', 'lr_max':'lr', 'size':'sizes', 'checkpoint':'out', 'glyphs()':'samples'}
 _value = r"'[^']*'|\[.*?\]|\(.*?\)|[^\s,:;)`]+"      # as `repr` shows it
 _split = r"Fix the split: .* same at each call"             # advice for Python's `DataBlock`
-_not_here = r" \(check=False [^)]*\)|,? or (a |a list of )?(`\w+`s?|None|--bs auto)[^:;.]*"     # what no flag can do
+_not_here = r" \(check=False [^)]*\)|,? or (a |a list of )?(`\w+`s?|None|--bs auto)[^:;.]*"     # not for flags
 
 def _typed(value):
-    "The `repr` of a value as it is typed: 4,5 for (4, 5), 96x192,160x320 for [(96, 192), (160, 320)]"
+    "A value's `repr` as you would type it: 4,5 for (4, 5), 96x192,160x320 for [(96, 192), (160, 320)]"
     try: o = ast.literal_eval(value)
     except (ValueError,SyntaxError): return value
     def _one(o): return 'x'.join(map(str, o)) if isinstance(o, tuple) else str(o)
@@ -64,17 +64,17 @@ def _flags(f):
     return own | {k: own[o] for k,o in _also.items() if o in own}
 
 def as_flags(
-    text:str, # What an error says
+    text:str, # An error message
     f:callable, # The function of a command
 )->str:
-    "`text` with the flags of `f` in place of arguments"
+    "`text` with flags of `f` instead of arguments"
     flags = _flags(f)
     names = '|'.join(map(re.escape, sorted(flags, key=len, reverse=True)))
     def _flag(m):
         name,value = m['quoted'] or m['name'] or m['bare'],m['value']
         if value in (None,'True'): return flags[name]
         return f"{flags[name]} {_typed(f'[{value}]' if name=='size' else value)}"
-    text = re.sub(_split, "Remove one of each two, or have both to train or both to validate with", text)
+    text = re.sub(_split, "Remove one of each pair, or put both in training or both in validation", text)
     text = re.sub(rf"(this package's )?`get_dls\(\.\.\., (({names})=.*?)\)`", r'\2', text)
     text = re.sub(rf"`(?P<quoted>{names})=?`|(?<![\w.])(?:(?P<name>{names})=(?P<value>{_value})|(?P<bare>n_epoch)\b)",
                   _flag, text)
@@ -96,13 +96,13 @@ def _numbers(flag, s, one, instead):
     return [tuple(map(int, o.split('x'))) if 'x' in o else int(o) for o in parts]
 
 def _sizes(s):
-    "A list of sizes, from '128,224' or '96x192,160x320'"
+    "A list of sizes from '128,224' or '96x192,160x320'"
     return _numbers('--sizes', s, r'[1-9]\d*(x[1-9]\d*)?',
-                    "sizes in px, as 128,224, or height x width, as 96x192,160x320")
+                    "sizes in px, such as 128,224, or height x width, such as 96x192,160x320")
 
 def _epochs(s):
-    "All the epochs, or a list of those of each size, from '10' or '4,5'"
-    res = _numbers('--epochs', s, r'[1-9]\d*', "whole numbers of at least 1, as 10, or 4,5 for two sizes")
+    "The total number of epochs, or a list with one number per size, from '10' or '4,5'"
+    res = _numbers('--epochs', s, r'[1-9]\d*', "whole numbers of at least 1, such as 10, or 4,5 for two sizes")
     return res[0] if res and len(res)==1 else res
 
 # %% ../nbs/21_commands.ipynb #60d04d13
@@ -115,9 +115,9 @@ def progresize_demo(
     seed:int=42, # Seed of the training
     num_workers:int=None, # Processes that load images
     checkpoint:store_true=False, # Save the state of the first run in --out at the end of each epoch
-    resume:store_true=False, # Continue from that, if it is there
+    resume:store_true=False, # Continue from it, if it exists
 ):
-    "Draw sample images, train on them through growing sizes and at the final size throughout, and compare"
+    "Draw sample images, train on them at growing sizes and at the final size throughout, and compare"
     sizes = _sizes(sizes)
     from fastai_progresize.cli import bars_in_terminal, run_demo
     with bars_in_terminal(): run_demo(Path(out), sizes, epochs, seed, num_workers, checkpoint=checkpoint, resume=resume)
@@ -131,26 +131,26 @@ _fits = ['flat_cos','single_cycle','fine_tune','fit_one_cycle']
   progresize-fit photos --arch resnet34 --pretrained --out results --checkpoint
   progresize-fit photos --arch resnet34 --pretrained --out results --resume""")
 def progresize_fit(
-    path:Path, # Folder of images: train and val or valid in it, or just a folder for each class
-    sizes:str=None, # Sizes in px, as 128,224 or 96x192,160x320 (height x width); if not given, up to three to 224
-    epochs:str='10', # All the epochs, or those of each size, as 4,5
+    path:Path, # Folder of images: with train and val (or valid) in it, or just one folder per class
+    sizes:str=None, # Sizes in px, such as 128,224 or 96x192,160x320 (height x width); default: three, ending at 224
+    epochs:str='10', # Total number of epochs, or one number per size, such as 4,5
     arch:str='xresnet50', # Name of one of fastai's xresnets, or of a model of torchvision or timm
     pretrained:store_true=False, # Start from torchvision's weights
-    bs:int=None, # Batch size, images; if not given, 64, or less for fewer than 256 images to train on
+    bs:int=None, # Batch size, images; default: 64, or less for fewer than 256 training images
     lr:float=3e-3, # Highest lr
-    fit:Annotated[str, dict(choices=_fits)]=None, # How to train; if not given, flat_cos, if pretrained fine_tune
+    fit:Annotated[str, dict(choices=_fits)]=None, # How to train; default: flat_cos, or fine_tune if pretrained
     compare:store_true=False, # Also train at the final size throughout
     presize:int=None, # Size of items before augmentation, px
     cache:store_true=False, # Keep small copies of large photographs, which load faster
-    seed:int=42, # Seed of the training and of a random split
+    seed:int=42, # Seed of training, and of a random split
     verify:Annotated[str, dict(choices=['error','skip'])]=None, # Read all images first: stop at bad files, or skip them
     checkpoint:store_true=False, # Save the state of the run in --out at the end of each epoch
-    resume:store_true=False, # Continue from that, if it is there
-    preflight:store_true=False, # Try every size before training, as is always done on a GPU
+    resume:store_true=False, # Continue from it, if it exists
+    preflight:store_true=False, # Try every size before training; always done on a GPU
     num_workers:int=None, # Processes that load images
-    out:Path='progresize-fit', # Folder for the results, outside of that of the images
+    out:Path='progresize-fit', # Folder for the results, outside the images' folder
 ):
-    "Train a classifier on a folder of images through growing sizes"
+    "Train a classifier on a folder of images at growing sizes"
     sizes,epochs = _sizes(sizes),_epochs(epochs)
     from fastai_progresize.plan import Plan
     from fastai_progresize.cli import bars_in_terminal, fit_folder, folder_learner, partial
@@ -166,24 +166,24 @@ def progresize_fit(
   progresize-book ch07_progressive ch07_compute_matched --path imagenette2
   progresize-book ch14_cnn --samples""")
 def progresize_book(
-    *names:str, # Experiments to run, as ch07_progressive; without any, they are listed with the book's figures
-    path:Path=None, # Imagenette on disk: a folder with train and val; if not given, it is downloaded
-    samples:store_true=False, # Train on drawn letters, at a quarter of the sizes unless there is --scale
+    *names:str, # Experiments to run, such as ch07_progressive; default: list all, with the book's figures
+    path:Path=None, # Folder of Imagenette, with train and val; default: download it
+    samples:store_true=False, # Train on drawn letters, at a quarter of the sizes unless --scale is given
     seeds:int=1, # Number of runs, seeded 0, 1, ...
-    scale:float=None, # Factor for all sizes, as 0.25
-    epochs:str=None, # Epochs of each stage's fit, one number or one per stage, as 4,5
+    scale:float=None, # Factor for all sizes, such as 0.25
+    epochs:str=None, # Epochs of each stage's fit, one number or one per stage, such as 4,5
     bs:int=None, # Batch size of all stages, images
-    subset:int=None, # Take about this many images
-    fast:store_true=False, # Load as fast as this package can, the same images as sharp
+    subset:int=None, # Use only about this many images
+    fast:store_true=False, # Load with this package's fast loading, with images as sharp
     num_workers:int=None, # Processes that load images
-    out:Path='progresize-book', # Folder for the results; a run that was interrupted is resumed from there
+    out:Path='progresize-book', # Folder for the results; an interrupted run is resumed from there
 ):
     "Run fastbook's Imagenette experiments (chapters 7 and 14)"
     settings = dict(path=path, scale=scale, epochs=_epochs(epochs), bs=bs, subset=subset)
     settings = {k:v for k,v in settings.items() if v is not None}
     given = {**settings, **{k:v for k,v in dict(samples=samples, fast=fast).items() if v}}
     if given and not names:
-        raise ValueError(f"--{next(iter(given))} is for experiments: pass their names too, as ch07_progressive;"
+        raise ValueError(f"--{next(iter(given))} is for experiments: pass their names too, such as ch07_progressive;"
                          " progresize-book alone lists them")
     if samples and path: raise ValueError(f"--samples and --path {path}: pass only one of them")
     from fastai_progresize.cli import bars_in_terminal, run_book, show_book

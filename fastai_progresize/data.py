@@ -18,7 +18,7 @@ from .stage import check_aug, check_count, check_figure, hw, is_list, is_number,
 _wh_tfms,_hw_tfms = (Resize,RandomResizedCrop,RandomCrop,CropPad),(RandomResizedCropGPU,AffineCoordTfm)
 
 def _tfm_size(t):
-    "The size `t` gives to images, px: (height, width), the longer side for `RatioResize`, None if it does not resize"
+    "The size that `t` resizes to, px: (height, width), the longer side for `RatioResize`, None if it does not resize"
     if isinstance(t, RatioResize): return t.max_sz
     if isinstance(t, _wh_tfms): return tuple(reversed(getattr(t, 'train_size', t.size)))    # `Presize` has two
     if isinstance(t, _hw_tfms) and t.size is not None: return hw(t.size)
@@ -27,8 +27,8 @@ def _tfms(dl): return [o for k in ('after_item','after_batch') for o in getattr(
 
 def tfms_size(
     dl:TfmdDL, # Any fastai `DataLoader` with transforms
-)->tuple|int: # (height, width), the longer side if it is all that is known, or None; px
-    "The size that the transforms of `dl` give to images"
+)->tuple|int: # (height, width); the longer side, if no more is known; or None; px
+    "The size that the transforms of `dl` resize to"
     size = None
     for new in map(_tfm_size, _tfms(dl)):
         if isinstance(new, int) and isinstance(size, tuple): new = tuple(int(o*new/max(size)) for o in size)
@@ -38,10 +38,10 @@ def tfms_size(
 # %% ../nbs/04_data.ipynb #adf6ef00
 def copy_dl(
     dl:TfmdDL, # Any fastai `DataLoader` with transforms
-    num_workers:int=None, # Processes that load items; None: as many as `dl` has
+    num_workers:int=None, # Processes that load items; None: the same as `dl`
     **kwargs # Attributes of `dl` to change: `bs`, `shuffle`, `drop_last`, `after_item`, `after_batch`...
 )->TfmdDL:
-    "A copy of `dl` with other attributes; `dl` stays as it is"
+    "A copy of `dl` with some attributes changed; `dl` itself does not change"
     res = copy(dl)
     for k,v in vars(dl).items():
         if isinstance(v, MethodType) and v.__self__ is dl: setattr(res, k, MethodType(v.__func__, res))
@@ -61,13 +61,13 @@ def copy_dl(
 def get_bs(
     dls:DataLoaders, # Any `DataLoaders`
 )->int:
-    "Batch size of training, images, of fastai's loaders or torch's"
+    "Training batch size in images, of fastai's loaders or torch's"
     return getattr(dls.train, 'bs', None) or getattr(dls.train, 'batch_size', None)
 
 # %% ../nbs/04_data.ipynb #67db6d78
 @contextmanager
 def same_random():
-    "Put the generators of Python, NumPy and torch back to where they were when the block ends"
+    "Restore the random state of Python, NumPy and torch when the block ends"
     states = get_random_states()
     try: yield
     finally: set_random_states(**states)
@@ -76,7 +76,7 @@ def probe_batch(
     dl:TfmdDL, # A `DataLoader` of fastai with transforms, or any other
     n:int=2, # Number of items, at most the batch size
 )->tuple:
-    "A batch of the first `n` items of `dl` that leaves no trace in it or in the random state"
+    "A batch of the first `n` items of `dl`, which changes neither `dl` nor the random state"
     with same_random():
         if not isinstance(dl, TfmdDL): return first(dl)
         tfms = {k: deepcopy(getattr(dl, k)) for k in ('after_item','before_batch','after_batch')}
@@ -86,7 +86,7 @@ def probe_batch(
 def check_images(
     b:tuple, # A batch
 ):
-    "Raise a `ValueError` if the first input of `b` is not a batch of images"
+    "Raise a `ValueError` unless the first input of `b` is a batch of images"
     x = b[0] if isinstance(b, (tuple,list)) else b
     if isinstance(x, Tensor) and x.ndim==4: return
     what = f"a {type(x).__name__}" + (f" of shape {tuple(x.shape)}" if isinstance(x, Tensor) else '')
@@ -95,8 +95,8 @@ def check_images(
 
 def image_size(
     dls:DataLoaders, # Any `DataLoaders`
-)->tuple|int: # (height, width), or the longer side if it is all that is known; px
-    "The size of the images of `dls`, by its transforms or a batch. Raises `ValueError` if they are not images"
+)->tuple|int: # (height, width), or the longer side, if no more is known; px
+    "Image size of `dls`, from its transforms or a batch. Raises `ValueError` if the items are not images"
     if (size := tfms_size(dls.train)) is not None: return size
     b = probe_batch(dls.train)
     check_images(b)
@@ -113,7 +113,7 @@ def _scale_tfm(t, by):
         return t
     h,w = (max(1, round(o*b)) for o,b in zip(size, by))
     t.size = fastuple(w,h) if isinstance(t, _wh_tfms) else (h,w)
-    for k in ('cp_size','train_size'):      # where `AffineCoordTfm` and `Presize` keep it once more
+    for k in ('cp_size','train_size'):      # where `AffineCoordTfm` and `Presize` store it a second time
         if hasattr(t, k): setattr(t, k, t.size)
     return t
 
@@ -127,12 +127,12 @@ def _scaled_pipes(dl, by):
 @patch
 def at_size(self:DataLoaders,
     size:int|tuple, # Size of the images, px: side of a square or (height, width)
-    bs:int=None, # Batch size of training, images, that of validation in proportion; None: as it is
+    bs:int=None, # Training batch size, images; validation's changes in proportion; None: as it is
 )->DataLoaders:
-    "The same items, split, labels and transforms at another `size`. Raises `ValueError` if no transform resizes"
+    "The same data and transforms at another `size`. Raises `ValueError` if no transform resizes"
     new,old = hw(size),tfms_size(self.train)
     if old is None:
-        raise ValueError(f"No transform of these DataLoaders resizes images, so they cannot be made {size} px: pass a"
+        raise ValueError(f"No transform of these DataLoaders resizes images, so they cannot be {size} px: pass a"
                          " function as `get_dls=`, which takes `size` and `bs` and returns `DataLoaders`")
     if odd := first(dl for dl in self.loaders if not isinstance(dl, DataLoader)):
         raise ValueError(f"One of these DataLoaders is a {type(odd).__module__}.{type(odd).__name__}, whose images"
@@ -145,6 +145,20 @@ def at_size(self:DataLoaders,
     res.loaders = [copy_dl(dl, bs=_bs(dl), **_scaled_pipes(dl, by)) for dl in self.loaders]
     return res
 
+# %% ../nbs/04_data.ipynb #b1e6a7d2
+def call_get_dls(
+    get_dls:callable, # Function of `size` and `bs`
+    size:int|tuple, # px
+    bs:int, # Batch size, images
+)->DataLoaders:
+    "Call `get_dls`, by keyword if it has parameters `size` and `bs`. Raises `ValueError` if it fails"
+    try:
+        named = {'size','bs'} <= inspect.signature(get_dls).parameters.keys()
+        dls = get_dls(size=size, bs=bs) if named else get_dls(size, bs)
+    except Exception as e: raise ValueError(f"get_dls failed for size={size}, bs={bs}: {type(e).__name__}: {e}") from e
+    if isinstance(dls, DataLoaders): return dls
+    raise ValueError(f"get_dls returned {dls!r} for size={size}, bs={bs}: make it return `DataLoaders`")
+
 # %% ../nbs/04_data.ipynb #744dd601
 def _times(by): return lambda o: o*by
 def _from_one(by): return lambda o: 1+(o-1)*by
@@ -152,7 +166,7 @@ _strengths = dict(max_deg=_times, magnitude=_times, max_lighting=_times, max_hue
                   max_zoom=_from_one, min_scale=_from_one)
 
 def _weaker(f, by):
-    "`f`, a function of a transform or its `partial`, with its magnitudes scaled"
+    "`f`, a transform's function or a `partial` of one, with its magnitudes scaled"
     if not isinstance(f, partial):
         f = copy(f)
         for k,scale in _strengths.items():
@@ -164,7 +178,7 @@ def _weaker(f, by):
     return partial(f.func, *f.args, **{k: _scaled(k, o) for k,o in f.keywords.items()})
 
 def _aug_tfm(t, by):
-    "A copy of `t` that goes `by` times as far, `t` itself if it does not augment"
+    "A copy of `t` with magnitudes scaled by `by`; `t` itself if it does not augment"
     parts = [k for k in ('aff_fs','coord_fs','fs') if hasattr(t, k)]
     if not parts and not any(hasattr(t, k) for k in _strengths): return t
     t = _weaker(t, by)
@@ -173,17 +187,17 @@ def _aug_tfm(t, by):
 
 def scaled_aug(
     p:Pipeline, # Transforms
-    by:float, # Strength, relative to what they have
+    by:float, # Strength, relative to the present one
 )->Pipeline:
-    "The same transforms, augmenting `by` times as far"
+    "The same transforms, with the magnitudes of augmentation scaled by `by`"
     return Pipeline([_aug_tfm(t, by) for t in p.fs], split_idx=p.split_idx)
 
 # %% ../nbs/04_data.ipynb #26e45bda
 @patch
 def with_aug(self:DataLoaders,
-    by:float, # Strength, relative to what the transforms have; 0: none, 1: as they are
+    by:float, # Strength, relative to the transforms' own; 0: none, 1: as they are
 )->DataLoaders:
-    "The same data with augmentation in training that goes `by` times as far: rotation, zoom, warp, lighting, crops"
+    "The same data, with the strength of training augmentation scaled by `by`: rotation, zoom, warp, lighting, crops"
     check_aug(by)
     if by==1: return self
     train = self.train
@@ -194,23 +208,9 @@ def with_aug(self:DataLoaders,
     res.loaders = [copy_dl(train, **pipes), *self.loaders[1:]]
     return res
 
-# %% ../nbs/04_data.ipynb #b1e6a7d2
-def call_get_dls(
-    get_dls:callable, # Function of `size` and `bs`
-    size:int|tuple, # px
-    bs:int, # Batch size, images
-)->DataLoaders:
-    "What `get_dls` returns, called by name if it has parameters `size` and `bs`. Raises `ValueError` if it fails"
-    try:
-        named = {'size','bs'} <= inspect.signature(get_dls).parameters.keys()
-        dls = get_dls(size=size, bs=bs) if named else get_dls(size, bs)
-    except Exception as e: raise ValueError(f"get_dls failed for size={size}, bs={bs}: {type(e).__name__}: {e}") from e
-    if isinstance(dls, DataLoaders): return dls
-    raise ValueError(f"get_dls returned {dls!r} for size={size}, bs={bs}: let it return `DataLoaders`")
-
 # %% ../nbs/04_data.ipynb #f4eed244
 def _decoded(make, size, n, ds_idx):
-    "The first `n` items at `size`, with the same random numbers for each: the same crops, turned alike"
+    "The first `n` items at `size`, with the same random numbers for every size: the same crops and rotations"
     with same_random():
         dls = make(size, n)
         check_count('ds_idx', ds_idx, 0, len(dls.loaders)-1)
@@ -218,13 +218,13 @@ def _decoded(make, size, n, ds_idx):
         return dl.decode_batch(probe_batch(dl, n), max_n=n)
 
 def show_stages(
-    get_dls:callable, # Function of `size` and `bs` that returns `DataLoaders`, or `DataLoaders` to show `at_size`
+    get_dls:callable, # Function of `size` and `bs` that returns `DataLoaders`, or `DataLoaders` with `at_size`
     sizes:list, # Sizes in px, ints or (height, width)
     n:int=3, # Number of images
-    ds_idx:int=0, # 0: as training gets them, augmented; 1: as validation does
+    ds_idx:int=0, # 0: training images, augmented; 1: validation images
     figsize:tuple=None, # Size of the figure, inches; None: by the number of images
 )->np.ndarray: # matplotlib axes, a row per image, a column per size
-    "Show the same images at every size, with what belongs to them in the image, such as masks and points"
+    "Show the same images at every size, with their masks, points or boxes"
     make = get_dls.at_size if isinstance(get_dls, DataLoaders) else partial(call_get_dls, get_dls)
     sizes = [short_size(o) for o in (sizes if is_list(sizes) else [sizes])]
     if not sizes: raise ValueError("sizes is empty: pass at least one size")

@@ -1,4 +1,4 @@
-"""Several processes train as one
+"""Train in several processes
 
 Docs: https://fastai-progresize.github.io/fastai_progresize/distrib.html.md"""
 
@@ -15,7 +15,7 @@ def on_rank0(
     f:callable, # What to do in the first process only
     *args # Its arguments
 ):
-    "What `f` returns in the first of the processes that train together, in all; its `ValueError` is raised in all"
+    "Call `f` in the first process, return its result in all; its `ValueError` is raised in all too"
     if num_distrib()<2 or not torch.distributed.is_initialized(): return f(*args)
     found = [None,None]
     if not rank_distrib():
@@ -29,7 +29,7 @@ def on_rank0(
 def all_ranks(
     o:object, # Anything that can be pickled
 )->list:
-    "`o` of every process"
+    "The `o` of every process"
     if num_distrib()<2: return [o]
     res = [None]*num_distrib()
     torch.distributed.all_gather_object(res, o)
@@ -40,7 +40,7 @@ def one_logs(
     learn:Learner, # The Learner that is to train
     cbs:list, # Callbacks of its run
 ):
-    "In the first of several processes `cbs`, in others those that do not write `CSVLogger`'s file"
+    "`cbs`, without `CSVLogger`s in all processes but the first"
     if not rank_distrib(): yield cbs; return
     with learn.removed_cbs([o for o in learn.cbs if isinstance(o, CSVLogger)]):
         yield [o for o in cbs if not isinstance(o, CSVLogger)]
@@ -54,7 +54,7 @@ def wrap_again(
     if trainer is None or not isinstance(learn.model, nn.parallel.DistributedDataParallel): return
     accelerator,model = trainer.accelerator,learn.model.module
     learn.model = None
-    accelerator.free_memory()       # lets go of the old wrapper, whose hooks would share gradients too
+    accelerator.free_memory()       # removes the old wrapper, whose hooks would share gradients too
     learn.model = accelerator.prepare(model)
 
 def _broadcast(self, t, rank):
@@ -66,7 +66,7 @@ def _broadcast(self, t, rank):
 def broadcast_on_cpu(
     learn:Learner, # The Learner that is to train
 ):
-    "Let fastai's `DistributedDL` work without GPUs in the block"
+    "Make fastai's `DistributedDL` work without GPUs in the block"
     trainer = getattr(learn, 'distributed_trainer', None)
     if trainer is None or trainer.accelerator.device.type!='cpu': yield; return
     from fastai.distributed import DistributedDL

@@ -1,4 +1,4 @@
-"""Image files that cannot be read: found, named, left out
+"""Find, name and skip image files that cannot be read
 
 Docs: https://fastai-progresize.github.io/fastai_progresize/files.html.md"""
 
@@ -29,13 +29,13 @@ def reason(
     e:Exception, # Raised while `file` was read
     file:str|Path, # An image file
 )->str:
-    "What `e` says, without the name of the file"
+    "The message of `e`, without the name of the file"
     return str(e).replace(repr(str(file)), 'it') or type(e).__name__
 
 def check_regular(
     file:str|Path, # An image file
 ):
-    "Raise an `OSError` if `file` is a pipe, a device or a folder: to open a pipe waits for someone to write"
+    "Raise an `OSError` if `file` is a pipe, a device or a folder, as opening a pipe blocks"
     if not S_ISREG(os.stat(file).st_mode): raise OSError("it is not a regular file")
 
 _of_process = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
@@ -43,13 +43,13 @@ _of_process = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 def is_of_process(
     e:Exception, # Raised while a file was read
 )->bool:
-    "Does the process lack memory, or has it too many open files? Then nothing is wrong with the file"
+    "Is the process out of memory or open files, so that the file is not to blame?"
     return isinstance(e, MemoryError) or getattr(e, 'errno', None) in _of_process
 
 def file_fault(
     file:str|Path, # An image file
-    whole:bool=False, # Decode it in any case?
-)->str: # The reason; None if it can be read, as far as was checked
+    whole:bool=False, # Decode it even if it looks whole?
+)->str: # The reason; None if nothing wrong was found
     "Why `file` cannot be read as an image"
     try:
         check_regular(file)
@@ -76,9 +76,9 @@ def _faults(files, whole): return [(str(f),o) for f in files if (o := _fault(f, 
 # %% ../nbs/03_files.ipynb #38031c07
 def bar_if_long(
     items:list, # Anything with a length
-    seconds:float=5., # From how long on, seconds
+    seconds:float=5., # Show a bar above this, seconds
 ):
-    "`items` one by one, with a progress bar if they take longer than `seconds`"
+    "Yield `items`, with a progress bar if they take longer than `seconds`"
     began,n,bar = perf_counter(),len(items),None
     for i,o in enumerate(items, 1):
         yield o
@@ -93,8 +93,8 @@ def find_faults(
     files:list, # Image files
     whole:bool=False, # Decode every image?
     progress:bool=None, # Show a progress bar? None: if it takes over 5 seconds
-)->dict: # What is wrong with each file that cannot be read
-    "Check `files`, on all cores"
+)->dict: # For each file that cannot be read, what is wrong with it
+    "Check `files` on all cores"
     if not is_listy(files): raise ValueError(f"files={files!r}: pass a list of image files")
     parts = list(chunked(files, 100))
     seconds = 5. if progress is None else -1. if progress else float('inf')
@@ -106,7 +106,7 @@ def find_faults(
 def raise_faults(
     faults:dict, # From `find_faults`
 ):
-    "Raise a `ValueError` that names the files, if there are any"
+    "Raise a `ValueError` that names the files, if any"
     if not faults: return
     (f,o),*more = faults.items()
     names = ', '.join([*(f for f,_ in more[:3]), *(['...'] if len(more)>3 else [])])
@@ -124,23 +124,23 @@ def check_files(
 # %% ../nbs/03_files.ipynb #eee1b8a3
 def wrapped(
     t:Transform, # Any transform
-)->callable: # None if it is of a class of its own
-    "The function that `t` was made of"
+)->callable: # None for a subclass of `Transform`
+    "The function that `t` wraps"
     if type(t) is not Transform: return
     try: return t.encodes.methods[0].implementation
     except (AttributeError,IndexError): return
 
 def opens_files(
-    t:Transform, # One of the transforms that make the first input of a dataset
+    t:Transform, # A transform of the first input of a dataset
 )->bool:
-    "Is it `PILImage.create`, or the same of another class, and not one's own way to read?"
+    "Is it `PILImage.create`, or that of another `PILBase`, not a custom way to read?"
     if hasattr(t, 'image_cls'): return True      # `ReadImage`
     create = wrapped(t)
     cls = getattr(create, '__self__', None)
     return isinstance(cls, type) and issubclass(cls, PILBase) and create.__func__ is PILBase.create.__func__
 
 def _path_getter(tl):
-    "What makes a path of an item of `tl`, before it is opened as an image; None if nothing does"
+    "A function from an item of `tl` to the path that is opened as an image; None if there is no path"
     i = first(i for i,f in enumerate(tl.tfms.fs) if opens_files(f))
     if i is None or not len(tl.items): return
     before = tl.tfms.fs[:i]
@@ -150,30 +150,30 @@ def _path_getter(tl):
     return _path if isinstance(_path(next(item_rows(tl, before))), (str,Path)) else None
 
 def _named_rows(items, tfms):
-    "The rows of a DataFrame as `ColReader` reads them fastest"
+    "The rows of a DataFrame, in the form that `ColReader` reads fastest"
     names = items.columns
     is_plain = tfms and isinstance(tfms[0], ColReader) and all(str(o).isidentifier() for o in names)
     return items.itertuples(index=False) if is_plain else (row for _,row in items.iterrows())
 
 def item_rows(
     tl:TfmdLists, # Part of a dataset
-    tfms:list=None, # What the items are given to first
+    tfms:list=None, # Transforms that get the items
 ):
-    "The items of `tl`, one by one"
+    "Iterate over the items of `tl`"
     if isinstance(tl.items, pd.DataFrame): return _named_rows(tl.items, tfms)
     items = L(tl.items, use_list=None)
     return (items[i] for i in range_of(items)) if not isinstance(tl.items, (list,L)) else iter(items)
 
 def dataset_files(
-    tl:TfmdLists, # What reads the images of a dataset
-)->list: # Paths, one per item; None if images do not come from files
+    tl:TfmdLists, # The images of a dataset
+)->list: # Paths, one per item; None if the images are not files
     "The image files that the items of `tl` are read from"
     path = _path_getter(tl)
     if path is not None: return [str(path(o)) for o in item_rows(tl, tl.tfms.fs)]
 
 def image_files(
     dls:DataLoaders, # Any `DataLoaders`
-)->L: # Paths; empty if images do not come from files
+)->L: # Paths; empty if the images are not files
     "The image files that the items of `dls` are read from"
     tls = [dl.dataset.tls[0] for dl in dls.loaders if isinstance(getattr(dl, 'dataset', None), Datasets)]
     return L(f for tl in tls for f in dataset_files(tl) or []).unique()
@@ -183,7 +183,7 @@ def image_files(
 def name_unreadable(
     learn:Learner, # The Learner that reads its `dls`
 ):
-    "If the block fails as it reads an image, raise a `ValueError` that names its file"
+    "If reading an image fails in the block, raise a `ValueError` that names the file"
     try: yield
     except Exception as e:
         if re.search('in (load|decode)_image', ''.join(traceback.format_exception(e))):
@@ -194,7 +194,7 @@ def name_unreadable(
 # %% ../nbs/03_files.ipynb #a1fedacf
 def item_files(
     dblock:DataBlock, # Any `DataBlock`
-    items:list, # What its `get_items` returns
+    items:list, # Items from its `get_items`
 )->list:
     "The image files that `items` are read from"
     return [o for o in map(Pipeline(dblock.getters[0]), items) if isinstance(o, (str,Path))]
@@ -212,9 +212,9 @@ def _split_without(items, splitter, file_of, bad):
 def verified_splitter(
     dblock:DataBlock, # Any `DataBlock` with a splitter
     path:Path, # Its source
-    how:bool|str, # True: an error names files that cannot be read, 'skip': they are left out, with a warning
+    how:bool|str, # True: raise an error for files that cannot be read, 'skip': skip them with a warning
 )->callable:
-    "The splitter of `dblock`, for files that can be read"
+    "The splitter of `dblock`, without files that cannot be read"
     if how not in (True,'skip'): raise ValueError(f"verify={how!r}: pass True, 'skip' or False")
     files = all_files(dblock, path)
     faults = find_faults(files, whole=True, progress=True)
@@ -234,10 +234,10 @@ def _file_mode():
 
 @contextmanager
 def whole_file(
-    file:Path, # Where the file is to be
-    **kwargs # Of `tempfile.NamedTemporaryFile`, as `prefix`
+    file:Path, # Final name of the file
+    **kwargs # Arguments of `tempfile.NamedTemporaryFile`, such as `prefix`
 ):
-    "A file to write to, which takes the name `file` when it is whole; if the block fails, an older one stays as it is"
+    "A temporary file that is renamed to `file` when complete; if the block fails, an older one is unchanged"
     with atomic_save(file, **kwargs) as f:
         yield f
         f.flush()

@@ -1,4 +1,4 @@
-"""A run through several sizes as one table and one plot
+"""One table and one plot for a run at several sizes
 
 Docs: https://fastai-progresize.github.io/fastai_progresize/history.html.md"""
 
@@ -22,14 +22,14 @@ from .trial import trial_learner
 _ours = ('epoch','stage','size','bs','lr','seconds','images/s')
 
 def _metric_columns(names, values):
-    "Values by name, without the size, which is the last of its name; another metric gets a name of its own"
+    "Values by name, without our size, the last one of that name; a metric whose name is ours gets another"
     res = dict(zip(range_of(names), zip(names, values)))
     for k in ('size','train_size','valid_size'):
         if k in names: res.pop(len(names)-1-names[::-1].index(k))
     return {f'{k} (metric)' if k in _ours else k: v for k,v in res.values()}
 
 class StageRecorder(Callback):
-    "Keep a row per epoch of a run that follows `plan`, as `learn.stage_rows`"
+    "Record a row per epoch of a run that follows `plan`, in `learn.stage_rows`"
     order,has_trained = Recorder.order+1,False
     def __init__(self,
         plan:Plan, # The plan of the run
@@ -77,12 +77,12 @@ class StageRecorder(Callback):
 
 @patch(as_prop=True)
 def stage_history(self:Learner)->pd.DataFrame: # A row per epoch
-    "Stage, size, bs, lr, losses, metrics, seconds and images/s of the epochs of `fit_progressive`; empty before"
+    "Stage, size, bs, lr, losses, metrics, seconds and images/s of each epoch of `fit_progressive`; empty before it"
     return pd.DataFrame(self.__dict__.get('stage_rows', []))
 
 # %% ../nbs/13_history.ipynb #c547221b
 def in_terminal()->bool:
-    "Is there someone who sees a progress bar?"
+    "Is the output a notebook or a terminal, where progress bars can be seen?"
     return IN_NOTEBOOK or sys.stdout.isatty()
 
 class EpochLine:
@@ -94,7 +94,7 @@ class EpochLine:
     def __call__(self,
         log:list, # Values of the epoch, as `Recorder` logs them
     ):
-        "Print the values, the size after the number of the epoch"
+        "Print the values, with the size after the epoch's number"
         row = dict(zip(self.learn.recorder.metric_names, log))
         if 'size' in row: row = {'epoch': row.pop('epoch'), 'size': row.pop('size'), **row}
         if self.columns!=list(row):
@@ -108,7 +108,7 @@ class EpochLine:
 def epoch_lines(
     learn:Learner, # The Learner that trains
 ):
-    "A line per epoch in place of progress bars, where there is no terminal"
+    "Without a terminal, print a line per epoch instead of progress bars"
     if in_terminal(): yield
     else:
         with learn.no_bar(), contextmanager(replacing_yield)(learn, 'logger', EpochLine(learn)): yield
@@ -142,10 +142,10 @@ def plot_stages(self:Learner,
 
 # %% ../nbs/13_history.ipynb #4f0d8033
 def compare_runs(
-    **runs # Histories by name, each a `stage_history`; the last one is what the others are compared with
+    **runs # Histories by name, each a `stage_history`; the last one is the baseline
 )->pd.DataFrame: # A row per run
-    "Last metrics and loss, seconds, and images/s at each size, of several runs"
-    if not runs: raise ValueError("There are no runs: pass `stage_history`s by name, as a=learn.stage_history")
+    "Final metrics and loss, seconds, and images/s at each size, of several runs"
+    if not runs: raise ValueError("There are no runs: pass `stage_history`s by name, such as a=learn.stage_history")
     for df in runs.values(): check_table(df, 'train_loss lr size seconds images/s'.split(), '`learn.stage_history`')
     def _row(df):
         names = list(df.columns[df.columns.get_loc('train_loss')+1:-2])
@@ -163,18 +163,18 @@ def _format(name):
 def show_runs(
     df:pd.DataFrame, # From `compare_runs`
 )->pd.DataFrame: # Of strings
-    "`compare_runs` in few digits"
+    "The table of `compare_runs`, rounded for display"
     check_table(df, ['seconds'], '`compare_runs`')
     return df.apply(lambda c: c.map(lambda o: '' if o!=o else _format(c.name).format(o)))
 
 # %% ../nbs/13_history.ipynb #92005a66
 def _recalibrate(learn, dl, n_batch):
-    "BatchNorm's statistics of `n_batch` batches of `dl`"
+    "Estimate BatchNorm's statistics from `n_batch` batches of `dl`"
     if dl.n_inp>1: raise ValueError(f"recalibrate=True is for models with one input, not {dl.n_inp}: omit it")
     device = next(learn.model.parameters()).device
     torch.optim.swa_utils.update_bn(itertools.islice(dl, n_batch), learn.model, device)
 
-def _best(col): return col.idxmin() if re.search('loss|error', col.name) else col.idxmax()     # as trackers compare
+def _best(col): return col.idxmin() if re.search('loss|error', col.name) else col.idxmax()     # as trackers do
 
 def _plot_sizes(df, own):
     sides = [hw(o)[0] for o in df.index]
@@ -194,12 +194,12 @@ def validate_sizes(self:Learner,
     sizes:list, # Sizes to validate at, px, ints or (height, width)
     bs:int=None, # Batch size, images; None: that of the learner's `dls`
     get_dls:callable=None, # Function of `size` and `bs` that returns `DataLoaders`; None: `learn.dls.at_size`
-    fast:bool|dict=True, # Load by `dls.fast()`, where there is no `get_dls`? A dict: its arguments
+    fast:bool|dict=True, # Without `get_dls`, load with `dls.fast()`? A dict: its arguments
     recalibrate:bool=False, # Estimate BatchNorm's statistics at each size? The model keeps its own
-    n_batch:int=200, # Batches of training images to estimate them from, at most
-    show_plot:bool=True, # Plot loss and metrics over the sizes?
-)->pd.DataFrame: # A row per size, px: loss and metrics, and which of them are `best` there
-    "Validate the model at several sizes. Raises `ValueError` for sizes that it cannot be validated at"
+    n_batch:int=200, # Largest number of training batches to estimate them from
+    show_plot:bool=True, # Plot loss and metrics by size?
+)->pd.DataFrame: # A row per size, px: loss, metrics, and which of them are `best` there
+    "Validate the model at several sizes. Raises `ValueError` if it cannot take one of them"
     check_count('n_batch', n_batch)
     own,rows = image_size(self.dls),{}
     run = Run(self, [Stage(o, 1) for o in L(sizes)], bs=bs, get_dls=get_dls, fast=fast)
@@ -210,7 +210,7 @@ def validate_sizes(self:Learner,
             dls = run.dls_at(s)
             if recalibrate: _recalibrate(trial, dls.train, n_batch)
             rows[s.size] = dict(zip(names, trial.validate(dl=dls.valid)))
-    index = pd.Index(list(rows), name='size', tupleize_cols=False)      # also if all are (height, width)
+    index = pd.Index(list(rows), name='size', tupleize_cols=False)      # even if all are (height, width)
     df = pd.DataFrame(list(rows.values()), index=index)
     found = {k: _best(df[k]) for k in names}
     df['best'] = [', '.join(k for k in names if found[k]==o) for o in df.index]

@@ -1,4 +1,4 @@
-"""`learn.fit_progressive`: one fit through growing sizes
+"""`learn.fit_progressive`: one fit at growing sizes
 
 Docs: https://fastai-progresize.github.io/fastai_progresize/learner.html.md"""
 
@@ -36,10 +36,10 @@ class ProgressiveResize(Callback):
 
     def before_fit(self):
         self.own_dls,self.current,self.index,self.phase = self.dls,None,-1,None
-        if hasattr(self.learn, 'distributed_trainer'): self.learn.dls = copy(self.dls)   # it puts other loaders in them
+        if hasattr(self.learn, 'distributed_trainer'): self.learn.dls = copy(self.dls)   # it replaces their loaders
 
     def before_epoch(self):
-        "Begin the stage and the phase that begin with this epoch"
+        "Begin the stage and the phase that start at this epoch"
         i,phase = self.plan.stage_at(self.epoch),self.plan.phase_at(self.epoch)
         if i!=self.index: self._begin_stage(i)
         if phase!=self.phase: self._begin_phase(phase)
@@ -58,7 +58,7 @@ class ProgressiveResize(Callback):
         if self.phase: self._drop_grads()
         if phase.freeze is not None:
             if phase.start==self.epoch: (self.learn.freeze if phase.freeze else self.learn.unfreeze)()
-            else: self.opt.freeze_to(-1 if phase.freeze else 0)     # started in its middle: keeps the optimizer's state
+            else: self.opt.freeze_to(-1 if phase.freeze else 0)     # resumed mid-phase: keeps the optimizer's state
             wrap_again(self.learn)
         self.phase = phase
 
@@ -68,16 +68,16 @@ class ProgressiveResize(Callback):
             if isinstance(cb, GradientAccumulation): cb.count = 0
 
     def after_fit(self):
-        "The learner's own `dls`, for callbacks that restore what they found"
+        "Restore the learner's own `dls`, which other callbacks may expect to find"
         self.learn.dls = self.own_dls
-        mend_best(self.learn, lambda cb: self.learn.save(cb.fname), "the last weights take its place")
+        mend_best(self.learn, lambda cb: self.learn.save(cb.fname), "the last weights are saved instead")
 
 # %% ../nbs/17_learner.ipynb #04998ddc
 class ProgressiveSchedule(ParamScheduler):
     "Set lr and momentum by the cycle of each phase of `plan`"
     def __init__(self,
         plan:Plan, # The plan of the run
-        moms:tuple=None, # Momentum at the start of a cycle, at its highest lr, at its end; None: `learn.moms`
+        moms:tuple=None, # Momentum at the start of a cycle, at its highest lr and at its end; None: `learn.moms`
     ): self.plan,self.cycle_moms = plan,moms
 
     def before_fit(self):
@@ -85,7 +85,7 @@ class ProgressiveSchedule(ParamScheduler):
         self.phase,self.hps = None,{}
 
     def before_epoch(self):
-        "Start the cycle of the phase that begins with this epoch"
+        "Start the cycle of the phase that starts at this epoch"
         phase = self.plan.phase_at(self.epoch)
         if phase==self.phase: return
         self.opt.set_hyper('lr', self.learn.lr if phase.lr is None else phase.lr)
@@ -111,7 +111,7 @@ class StageAccumulation(GradientAccumulation):
         self.plan = plan
 
     def before_epoch(self):
-        "Take the number of images of this stage"
+        "Accumulate over the number of images of this stage"
         stage = self.plan[self.plan.stage_at(self.epoch)]
         self.n_acc = stage.n_acc or stage.bs
 
@@ -126,16 +126,16 @@ class StageMix(Callback):
     ): self.plan = plan
 
     def before_fit(self):
-        "Remember what they have"
+        "Keep the callbacks' own distributions"
         self.own = {o: o.distrib for o in _mixes(self.learn.cbs)}
 
     def before_epoch(self):
-        "Take the strength of this stage"
+        "Scale them by the `aug` of this stage"
         by = max(1e-3, ifnone(self.plan[self.plan.stage_at(self.epoch)].aug, 1.))
         for cb,d in self.own.items(): cb.distrib = type(d)(d.concentration1*by, d.concentration0*by)
 
     def after_fit(self):
-        "Give them back what they had"
+        "Restore the callbacks' own distributions"
         for cb,d in self.own.items(): cb.distrib = d
 
 # %% ../nbs/17_learner.ipynb #7d2a4535
@@ -147,13 +147,13 @@ def _put_back_opt(learn, frozen_idx):
     learn.opt.frozen_idx = frozen_idx
 
 def _untrained_opt(learn, opt, hypers):
-    "The optimizer that `learn` had before training began"
+    "Give `learn` back the optimizer that it had before training"
     learn.opt = opt
     for k in first(hypers) or {}: opt.set_hyper(k, [o[k] for o in hypers])
 
 @contextmanager
 def _restored(learn, cbs=None, recorder=None):
-    "If the block fails, `learn` gets back its dls, model, loss, logger, frozen state and alphas; open logs are closed"
+    "If the block fails, restore dls, model, loss, logger, frozen state and alphas of `learn`, and close open logs"
     own = {k: getattr(learn, k) for k in ('dls','model','loss_func','logger','create_mbar')}
     params,frozen_idx = [(p,p.requires_grad) for p in learn.model.parameters()],getattr(learn.opt, 'frozen_idx', 0)
     logs = [o for o in L(learn.cbs)+L(cbs) if isinstance(o, CSVLogger)]
@@ -168,7 +168,7 @@ def _restored(learn, cbs=None, recorder=None):
         _put_back_opt(learn, frozen_idx)
         for cb in logs:
             if hasattr(cb, 'file'): cb.file.close()
-        torch.set_autocast_enabled('cuda', autocast)      # on from before the model to after the loss
+        torch.set_autocast_enabled('cuda', autocast)      # fastai turns it on before the model and off after the loss
         torch.clear_autocast_cache()
         learn._end_cleanup()
         raise
@@ -181,19 +181,19 @@ def _show(o):
 
 @functools.cache
 def _warn_pretrained():
-    warn("This model is pretrained. Progressive resizing may hurt when the images are like those it was trained on, in"
-         " kind and in size (fastbook, chapter 7)")
+    warn("This model is pretrained. Progressive resizing may hurt if your images are similar, in kind and size, to"
+         " those it was trained on (fastbook, chapter 7)")
 
 def _is_momentum(o): return is_number(o) and 0<=o<1
 
 def _check_fit_args(checkpoint, resume, wd, moms, fit):
     if checkpoint is not None and not (isinstance(checkpoint, (str,Path)) and Path(checkpoint).name):
-        raise ValueError(f"checkpoint={checkpoint!r}: pass a name, or the path of a file")
+        raise ValueError(f"checkpoint={checkpoint!r}: pass a name or a file path")
     if resume and not checkpoint: raise ValueError("resume=True: pass the `checkpoint` to continue from")
     if moms is not None and fit=='flat_cos':
-        raise ValueError(f"moms={moms}: fit='flat_cos' leaves momentum as it is: omit it, or pass fit='single_cycle'")
+        raise ValueError(f"moms={moms}: fit='flat_cos' does not change momentum: omit it, or pass fit='single_cycle'")
     if moms is not None and not (isinstance(moms, (tuple,list)) and len(moms)==3 and all(map(_is_momentum, moms))):
-        raise ValueError(f"moms={moms}: pass three momentums from 0 to below 1, as (0.95, 0.85, 0.95)")
+        raise ValueError(f"moms={moms}: pass three numbers from 0 to below 1, such as (0.95, 0.85, 0.95)")
     if wd is not None and not (is_number(wd) and 0<=wd<float('inf')):
         raise ValueError(f"wd={wd!r}: pass a finite number of at least 0")
 
@@ -216,7 +216,7 @@ def _with_metric(learn, metric):
 # %% ../nbs/17_learner.ipynb #39f03d2a
 @patch
 def prepare(self:Run):
-    "Check data, model and memory, and show what is going to run. Raises `ValueError` if it cannot be trained"
+    "Check data, model and memory, and show the run. Raises `ValueError` if it cannot be trained"
     if self.checks: on_rank0(self.check)
     self.fit_memory()
     if self.learn.logger is not noop and not rank_distrib(): _show(self)
@@ -224,8 +224,8 @@ def prepare(self:Run):
 
 @patch
 def fit(self:Run,
-    checkpoint:str|Path=None, # Save the state of the run at the end of each epoch, under this name or path
-    resume:bool=False, # Continue from `checkpoint`, if it is there?
+    checkpoint:str|Path=None, # Name or path under which to save the run at the end of each epoch
+    resume:bool=False, # Continue from `checkpoint`, if it exists?
     wd:float=None, # Weight decay; None: `learn.wd`
     moms:tuple=None, # Momentum at the start of a cycle, at its highest lr, at its end; None: `learn.moms`
     reset_opt:bool=False, # Start with a new optimizer?
@@ -251,16 +251,16 @@ def fit(self:Run,
 @patch
 @delegates(Plan, but=['size'])
 def fit_progressive(self:Learner,
-    n_epoch:int|tuple|list, # All epochs of the run; one number per size: what each fit is given; `Stage`s; a `Plan`
-    sizes:list=None, # Sizes in px, smallest first, ints or (height, width); None: up to three, to the learner's
+    n_epoch:int|tuple|list, # All epochs of the run, or one number per size, or `Stage`s, or a `Plan`
+    sizes:list=None, # Sizes in px, smallest first, ints or (height, width); None: up to three, ending at the learner's
     lr_max:float|slice|list=None, # Highest lr (`base_lr`), or one per size for a `fit` per size; None: `learn.lr`
-    bs:int|str|list=None, # Batch size in images, one or one per size; None: the learner's; 'auto': what fits of it
+    bs:int|str|list=None, # Batch size in images, one or one per size; None: the learner's; 'auto': as much as fits
     fit:str=None, # 'flat_cos' (None), 'single_cycle', 'fine_tune' (None if the body is frozen) or 'fit_one_cycle'
     get_dls:callable=None, # Function of `size` and `bs` that returns `DataLoaders`; None: `learn.dls.at_size`
     valid_size:str|int|tuple=None, # Validate at the 'stage' size, 'final' (None: with a `TrackerCallback`), or px
-    fast:bool|dict=True, # Load by `dls.fast()`, where there is no `get_dls`? A dict: its arguments
+    fast:bool|dict=True, # Without `get_dls`, load with `dls.fast()`? A dict: its arguments
     checkpoint:str|Path=None, # Save the run at the end of each epoch, in `learn.path/learn.model_dir` under this name
-    resume:bool=False, # Continue from `checkpoint`, if it is there?
+    resume:bool=False, # Continue from `checkpoint`, if it exists?
     check:bool=True, # Check data and model at every size before training?
     cbs:list=None, # Callbacks for this run
     wd:float=None, # Weight decay; None: `learn.wd`
@@ -268,7 +268,7 @@ def fit_progressive(self:Learner,
     reset_opt:bool=False, # Start with a new optimizer?
     **kwargs
 ):
-    "Train through growing image sizes in one fit. Raises `ValueError` before training if it cannot be trained"
+    "Train at growing image sizes in one fit. Raises `ValueError` before training if plan, data or model is invalid"
     check_names(kwargs, Learner.fit_progressive)
     run = Run(self, n_epoch, sizes, lr_max=lr_max, bs=bs, fit=fit, get_dls=get_dls, valid_size=valid_size, fast=fast,
               check=check, cbs=cbs, **kwargs)

@@ -1,4 +1,4 @@
-"""What the learning rate does in a plan
+"""The learning rate schedule of a plan
 
 Docs: https://fastai-progresize.github.io/fastai_progresize/phase.html.md"""
 
@@ -17,19 +17,19 @@ from .plan import Plan
 # %% ../nbs/02_phase.ipynb #38fe5b73
 @dataclass(frozen=True)
 class Phase:
-    "Epochs under one cycle of lr and momentum"
+    "Epochs of one cycle of lr and momentum"
     start:int # First epoch, counted in the run
     n_epoch:int # Number of epochs
     lr:float|slice # `lr_max` as `fit_one_cycle` takes it; None: the learner's
-    pct_start:float # Share of the cycle with rising, or flat, lr
-    div:float # The cycle starts at lr/div; None: at lr, which stays flat, as momentum does
-    div_final:float # and ends at lr/div_final
-    freeze:bool=None # Freeze the body (True) or unfreeze all (False) when it begins; None: leave as it is
+    pct_start:float # Share of the cycle with rising (or flat) lr
+    div:float # The cycle starts at lr/div; None: lr and momentum are flat first
+    div_final:float # The cycle ends at lr/div_final
+    freeze:bool=None # Freeze the body (True) or unfreeze all (False) at its start; None: do neither
 
     def scheds(self,
-        lr_max:float|np.ndarray, # Highest lr, of one parameter group or of each
-        moms:tuple=(0.95,0.85,0.95), # Momentum at the start, at the highest lr, at the end
-    )->dict: # Functions of the share done of the cycle
+        lr_max:float|np.ndarray, # Highest lr, one or one per parameter group
+        moms:tuple=(0.95,0.85,0.95), # Momentum at the start, at the highest lr and at the end
+    )->dict: # Functions of the position in the cycle, from 0 to 1
         "`lr` and `mom` as `fit_one_cycle` schedules them, `lr` alone as `fit_flat_cos` does"
         if self.div is None: return {'lr': combined_cos(self.pct_start, lr_max, lr_max, lr_max/self.div_final)}
         lr = combined_cos(self.pct_start, lr_max/self.div, lr_max, lr_max/self.div_final)
@@ -40,7 +40,7 @@ def _default(fit, name): return inspect.signature(getattr(Learner, fit)).paramet
 
 @patch
 def _phase(self:Plan, fit, start, n_epoch, lr, freeze=None, **kwargs):
-    "With the shape of `kwargs`, of the plan, or of fastai's `fit`"
+    "A `Phase` shaped by `kwargs`, else by the plan, else by fastai's `fit`"
     shape = {**self.cycle, **kwargs}
     shape = {k: ifnone(shape[k], _default(fit, k)) for k in ('pct_start','div','div_final')}
     return Phase(start, n_epoch, lr, freeze=freeze, **shape)
@@ -66,7 +66,7 @@ def _flat_cos(self:Plan):
 
 # %% ../nbs/02_phase.ipynb #9ebaebfb
 @patch(as_prop=True)
-def phases(self:Plan)->list: # `Phase`s that follow each other without a gap
+def phases(self:Plan)->list: # Consecutive `Phase`s
     "The cycles of the run"
     if self.fit is None:
         raise ValueError("This plan leaves `fit` to the learner: pass it, or use `plan.for_learner(learn)`")
@@ -91,7 +91,7 @@ def draw_stages(
     ax:plt.Axes, # matplotlib axes whose x axis counts epochs
     spans:list, # (first epoch, first epoch after it, size in px) of each stage
 ):
-    "Shade the stages of a run behind a plot, with their sizes"
+    "Shade the stages of a run behind a plot and label their sizes"
     for i,(a,b,size) in enumerate(spans):
         ax.axvspan(a, b, color=f'C{i}', alpha=.08, lw=0)
         if i: ax.axvline(a, color='grey', ls=':', lw=1)
@@ -106,7 +106,7 @@ def plot(self:Plan,
     ax:plt.Axes=None, # matplotlib axes, new ones if None
     figsize:tuple=(6,2.5), # Size of a new figure, inches
 ):
-    "Plot size and lr over the epochs, lr relative to the learner's where the plan leaves it open"
+    "Plot size and lr over epochs; if the plan leaves lr open, relative to the learner's"
     if not self.stages: raise ValueError("This plan leaves its sizes to the learner: plot `plan.for_learner(learn)`")
     check_figure(ax, figsize)
     if ax is None: ax = plt.subplots(figsize=figsize)[1]

@@ -1,4 +1,4 @@
-"""What happens when: stages, sizes and epochs
+"""The stages of a run: sizes, epochs and learning rates
 
 Docs: https://fastai-progresize.github.io/fastai_progresize/plan.html.md"""
 
@@ -33,15 +33,15 @@ def _check_meant(n_epoch, sizes):
     "Raise a `ValueError` for numbers of epochs that look like sizes"
     if sizes is not None or not is_list(n_epoch) or len(n_epoch)<2: return
     if all(o>=32 and o%8==0 for o in n_epoch) and all(a<b for a,b in zip(n_epoch, n_epoch[1:])):
-        raise ValueError(f"n_epoch={tuple(n_epoch)} would be {sum(n_epoch)} epochs, and looks like sizes: pass"
+        raise ValueError(f"n_epoch={tuple(n_epoch)} would be {sum(n_epoch)} epochs and looks like sizes: pass"
                          f" `n_epoch` and sizes={tuple(n_epoch)}; if they are epochs, pass their `sizes` too")
 
 def _plain_list(o):
-    "Lists in place of arrays and ranges"
+    "`o` as a list, if it is an array or a range"
     return o.tolist() if isinstance(o, (ndarray,Tensor)) else list(o) if isinstance(o, (range,pd.Series)) else o
 
 def _stage_list(n_epoch):
-    "The `Stage`s that `n_epoch` is made of, None if it is made of numbers"
+    "The `Stage`s in `n_epoch`; None if it has only numbers"
     if not any(isinstance(o, Stage) for o in n_epoch): return
     if not all(isinstance(o, Stage) for o in n_epoch):
         raise ValueError(f"n_epoch={n_epoch}: pass either all `Stage`s, or only numbers of epochs")
@@ -62,7 +62,7 @@ def _take_freeze(s):
     return replace(s, n_epoch=s.n_epoch-f, freeze_epochs=f)
 
 def _base_lr(lr):
-    "What `fine_tune` takes of `lr`: that of the last layers"
+    "The `base_lr` of `fine_tune`: the lr of the last layers"
     return lr.stop if isinstance(lr, slice) else lr
 
 def _later_lr(lr):
@@ -86,9 +86,10 @@ def _check_values(bs, lr, freeze_epochs):
     check_count('freeze_epochs', freeze_epochs, 0)
 
 def _make_stages(n_epoch, sizes, size, bs, lr_max, freeze_epochs):
-    "`Stage`s as far as they are known without a learner; none if their sizes are not"
+    "The `Stage`s, as far as they are known without a learner; an empty list if the sizes are not"
     if is_list(n_epoch) and (stages := _stage_list(n_epoch)):
-        if sizes is not None: raise ValueError(f"sizes={sizes}: the `Stage`s have their own sizes, pass either")
+        if sizes is not None:
+            raise ValueError(f"sizes={sizes}: the `Stage`s have their own sizes: pass one or the other")
     else:
         for o in n_epoch if is_list(n_epoch) else [n_epoch]: check_count('n_epoch', o)
         _check_meant(n_epoch, sizes)
@@ -104,23 +105,23 @@ def _make_stages(n_epoch, sizes, size, bs, lr_max, freeze_epochs):
 
 # %% ../nbs/01_plan.ipynb #6fa9e6b2
 def _with_aug(stages, aug):
-    "`stages` with a strength of augmentation that goes from the first of `aug` to the last"
+    "`stages` with the strength of augmentation rising from the first of `aug` to the last"
     if aug is None: return stages
     if not (is_list(aug) and len(aug)==2):
-        raise ValueError(f"aug={aug!r}: pass the strengths at the first and at the last stage, as (.5,1.)")
+        raise ValueError(f"aug={aug!r}: pass the strengths at the first and at the last stage, such as (.5,1.)")
     for o in aug: check_aug(o)
     strengths = np.linspace(*aug, max(2, len(stages)))[-len(stages):] if stages else []
     return [replace(s, aug=ifnone(s.aug, round(float(o), 4))) for s,o in zip(stages, strengths)]
 
 # %% ../nbs/01_plan.ipynb #7b5c0bd1
 class Plan:
-    "What happens when in a run. Raises `ValueError` for a plan that cannot be trained"
+    "The stages of a run and how they are trained. Raises `ValueError` for a plan that cannot be trained"
     def __init__(self,
-        n_epoch:int|tuple|list, # All epochs of the run; one number per size: what each fit is given; `Stage`s; a `Plan`
-        sizes:list=None, # Sizes in px, smallest first, ints or (height, width); None: up to three that end at `size`
+        n_epoch:int|tuple|list, # All epochs of the run, or one number per size, or `Stage`s, or a `Plan`
+        sizes:list=None, # Sizes in px, smallest first, ints or (height, width); None: up to three, ending at `size`
         *,
-        size:int|tuple=None, # Final size in px, if there are no `sizes`; None: that of the learner's `dls`
-        bs:int|str|list=None, # Batch size in images, one or one per size; None: the learner's; 'auto': what fits of it
+        size:int|tuple=None, # Final size in px, if `sizes` is None; None: the size of the learner's `dls`
+        bs:int|str|list=None, # Batch size in images, one or one per size; None: the learner's; 'auto': as much as fits
         lr_max:float|slice|list=None, # Highest lr (`base_lr`), or one per size for a `fit` per size; None: `learn.lr`
         fit:str=None, # 'flat_cos' (None), 'single_cycle', 'fine_tune' (None if the body is frozen) or 'fit_one_cycle'
         freeze_epochs:int=1, # Epochs with a frozen body that `fine_tune` begins with
@@ -128,7 +129,7 @@ class Plan:
         div:float=None, # A cycle starts at lr/div; None: 25 in `fit_one_cycle` and while frozen, 5 in `fine_tune`
         div_final:float=None, # A cycle ends at lr/div_final; None: 1e5
         lr_mult:float=None, # In `fine_tune`, the first layers have an lr this many times lower than the last; None: 100
-        aug:tuple=None, # Strength of augmentation at the first and the last stage, as (.5,1.); None: as it is
+        aug:tuple=None, # Strength of augmentation at the first and the last stage, such as (.5,1.); None: as it is
     ):
         args = {k:v for k,v in locals().items() if k!='self'}
         if isinstance(n_epoch, Plan): return self._copy(**args)
@@ -139,11 +140,11 @@ class Plan:
         if fit is not None: check_fit(fit)
         _check_cycle(**self.cycle)
         if self.fit=='flat_cos' and div is not None:
-            raise ValueError(f"div={div}: fit='flat_cos' begins with the highest lr: omit it, or pass"
+            raise ValueError(f"div={div}: fit='flat_cos' starts at the highest lr: omit it, or pass"
                              " fit='single_cycle'")
         if isinstance(n_epoch, Stage): n_epoch = [n_epoch]
         if fit is None: self.fit = _named_fit(n_epoch, lr_max)
-        self.is_total = not is_list(n_epoch)      # is `n_epoch` all the epochs of the run?
+        self.is_total = not is_list(n_epoch)      # is `n_epoch` the total number of epochs?
         if self.is_total or not n_epoch: check_count('n_epoch', n_epoch)
         self.auto_bs,self.lr = isinstance(bs, str) and bs=='auto',None
         if self.auto_bs: bs = None
@@ -151,11 +152,11 @@ class Plan:
         _check_values(bs, ifnone(lr_max, self.lr), freeze_epochs)
         stages = _with_aug(_make_stages(n_epoch, sizes, size, bs, lr_max, freeze_epochs), aug)
         self.stages = self._with_fits(stages)
-        self.open_args = None if stages and self.fit else args      # what the stages depend on is open
+        self.open_args = None if stages and self.fit else args      # the stages depend on what is still open
 
     @property
     def single(self):
-        "Is it one schedule over all sizes, as far as is known?"
+        "Is it one schedule over all sizes, as far as is known yet?"
         return self.fit is None or self.fit in whole_fits
 
     def __iter__(self): return iter(self.stages)
@@ -166,7 +167,7 @@ class Plan:
 # %% ../nbs/01_plan.ipynb #d9cfaebf
 @patch
 def _copy(self:Plan, n_epoch, **kwargs):
-    "Become the plan `n_epoch`"
+    "Become a copy of the plan `n_epoch`"
     default = inspect.signature(Plan).parameters
     more = [k for k,v in kwargs.items() if v is not default[k].default and v!=default[k].default]
     if more: raise ValueError(f"{', '.join(more)}: a `Plan` has its own, pass other values to `Plan(...)`")
@@ -174,7 +175,7 @@ def _copy(self:Plan, n_epoch, **kwargs):
 
 @patch
 def _with_fits(self:Plan, stages):
-    "`stages` with the `fit` of the plan where they have none; that of the first depends on the learner"
+    "`stages` with the plan's `fit` where they have none, except the first, whose fit depends on the learner"
     if self.single:
         if any(s.fit or s.lr for s in stages):
             raise ValueError(f"fit={self.fit!r} is one schedule over the whole run: pass one `lr_max`, and `Stage`s"
@@ -188,10 +189,10 @@ def _with_fits(self:Plan, stages):
 def filled(self:Plan,
     size:int|tuple=None, # Final size, px
     bs:int=None, # Batch size, images
-    lr:float|slice=None, # lr of the first stage, and a third of it in later ones; of the run for one schedule
-    frozen:bool=False, # Does the model come with a frozen body?
+    lr:float|slice=None, # lr of the whole run for a single schedule, else of the first stage, and a third of it later
+    frozen:bool=False, # Does the model have a frozen body?
 )->Plan:
-    "The same plan, with these values where it left them open"
+    "The same plan, with these values where they were open"
     res = self._closed(size, frozen) if self.open_args else Plan(self)
     if not res.stages: raise ValueError("This plan has no sizes: pass `size`, or use `plan.for_learner(learn)`")
     first,*rest = [replace(s, bs=ifnone(s.bs, bs)) for s in res.stages]
@@ -226,7 +227,7 @@ def n_epoch(self:Plan):
 
 @patch(as_prop=True)
 def starts(self:Plan):
-    "The epoch that each stage begins with"
+    "The first epoch of each stage"
     return [sum(s.total for s in self[:i]) for i in range_of(self)]
 
 @patch
@@ -239,7 +240,7 @@ def stage_at(self:Plan,
 
 @patch(as_prop=True)
 def rel_cost(self:Plan):
-    "Pixels of the run, relative to as many epochs at the final size"
+    "Pixels of the run, relative to the same number of epochs at the final size"
     return sum(s.pixels*s.total for s in self)/(self[-1].pixels*self.n_epoch)
 
 # %% ../nbs/01_plan.ipynb #56f5fcb7
@@ -247,7 +248,7 @@ def rel_cost(self:Plan):
 def lr_and_fit(self:Plan,
     stage:Stage, # One of the stages
 )->tuple:
-    "How `stage` is trained: its own lr and fit, or those of the run where it is one cycle"
+    "The lr and fit of `stage`, or those of the whole run if it is a single schedule"
     return (self.lr,self.fit) if self.single else (stage.lr,stage.fit)
 
 # %% ../nbs/01_plan.ipynb #fd203c03

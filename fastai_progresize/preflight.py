@@ -1,4 +1,4 @@
-"""Every size tried before training: time, memory, batch size
+"""Try every size before training: time, memory, batch size
 
 Docs: https://fastai-progresize.github.io/fastai_progresize/preflight.html.md"""
 
@@ -23,7 +23,7 @@ from .trial import is_out_of_memory, try_stage, try_step
 
 # %% ../nbs/14_preflight.ipynb #8315ead3
 def _free_memory():
-    "Give back what trials have left, in Python's cycles and in the cache of the GPU"
+    "Free what trials have left in reference cycles and in the GPU's cache"
     gc.collect()
     if torch.cuda.is_available(): torch.cuda.empty_cache()
 
@@ -33,7 +33,7 @@ def fitting(self:Run,
     attempt:callable=try_step, # `try_step` or `try_stage`
     **kwargs # Of `attempt`
 )->tuple: # The `Stage` with the bs that fits, what `attempt` returned, and the error at a larger bs or None
-    "Try a stage, with half the bs as often as memory runs out. Raises `ValueError` if not even one image fits"
+    "Try a stage, halving the bs each time memory runs out. Raises `ValueError` if not even one image fits"
     error = None
     while True:
         try:
@@ -50,7 +50,7 @@ def fitting(self:Run,
 
 # %% ../nbs/14_preflight.ipynb #a8782b24
 def _largest_first(plan):
-    "A `Stage` for each size and bs of `plan`, those that need most memory first"
+    "A `Stage` for each size and bs of `plan`, those that need the most memory first"
     different = {replace(s, n_epoch=1, lr=None, fit=None, freeze_epochs=0, n_acc=None) for s in plan}
     return sorted(different, key=lambda s: s.pixels*s.bs, reverse=True)
 
@@ -74,7 +74,7 @@ def tried(self:Run,
 def with_bs(self:Plan,
     bs:dict, # The bs that fits, images, by (size, bs)
 )->Plan:
-    "The plan with a bs that fits at each size, and gradients that accumulate to the bs that it had"
+    "The plan with a bs that fits at each size, accumulating gradients up to its original bs"
     def _stage(s):
         fits = bs[s.size,s.bs]
         return s if fits==s.bs else replace(s, bs=fits, n_acc=s.n_acc or s.bs)
@@ -84,11 +84,11 @@ def with_bs(self:Plan,
 
 @patch
 def fit_memory(self:Run):
-    "Let the plan have a `bs` that fits, if it is 'auto'; on a GPU, raise `ValueError` if its own does not"
+    "If `bs` is 'auto', find one that fits; else, on a GPU, raise `ValueError` if the plan's does not"
     if self.plan.auto_bs:
         if num_distrib()>1:
-            raise ValueError("bs='auto' is for one process: find the bs with `learn.preflight(..., bs='auto')` in one,"
-                             " and pass it")
+            raise ValueError("bs='auto' works in one process only: run `learn.preflight(..., bs='auto')` in one, and"
+                             " pass the bs that it finds")
         found = self.tried(_largest_first(self.plan))
         self.plan = self.plan.with_bs({k: bs for k,(bs,_) in found.items()})
     elif self.checks and torch.cuda.is_available() and num_distrib()<2: self.tried(_largest_first(self.plan)[:1])
@@ -99,20 +99,21 @@ def _duration(seconds):
     return f'{seconds/60:.0f} minutes' if seconds<7200 else f'{seconds/3600:.1f} hours'
 
 class Preflight:
-    "What the stages of a run take: a table, with the `plan` that fits"
+    "Time and memory of each stage of a run as a table, with the `plan` that fits"
     def __init__(self,
-        plan:Plan, # The plan of the run, with bs that fit
-        res:list, # What `try_stage` has measured for each of its stages
-        checking:float=0., # Time that the checks before training take, seconds
+        plan:Plan, # The plan of the run, with a bs that fits at each size
+        res:list, # The result of `try_stage` for each of its stages
+        checking:float=0., # Time of the checks before training, seconds
     ):
         self.plan,self.checking = plan,checking
         def _row(s, r):
             bound = 'model' if r['model']>r['loading'] else 'loading'
             return dict(size=s.size, epochs=s.total, bs=s.bs, memory=r['memory'], model=r['model'],
-                        loading=r['loading'], bound=bound, epoch=r['epoch'], stage=r['epoch']*(s.total-1)+r.get('first', r['epoch']))
+                        loading=r['loading'], bound=bound, epoch=r['epoch'],
+                        stage=r['epoch']*(s.total-1)+r.get('first', r['epoch']))
         self.df = pd.DataFrame([_row(s, r) for s,r in zip(plan, res)])
-        self.seconds = self.df.stage.sum()+checking # Of the run, checks and workers' start included
-        self.saved = 1-self.seconds/(self.df.epoch.iloc[-1]*plan.n_epoch) # Of as many epochs at the last size, a share
+        self.seconds = self.df.stage.sum()+checking # Of the whole run, including checks and the start of workers
+        self.saved = 1-self.seconds/(self.df.epoch.iloc[-1]*plan.n_epoch) # Share of as many epochs at the last size
 
     def _table(self, render):
         unit = 'GPU, MiB' if torch.cuda.is_available() else 'process, MiB'
@@ -130,13 +131,13 @@ class Preflight:
 
     @property
     def warnings(self)->list: # Of strings
-        "Why the time does not follow the pixels, for stages whose epoch takes over .6 of one at the last size"
+        "Why time does not scale with pixels, for stages whose epochs take over .6 of one at the last size"
         last,res = self.df.iloc[-1],[]
         for s,r in zip(self.plan, self.df.itertuples()):
             share,pixels = r.epoch/last.epoch,s.pixels/self.plan[-1].pixels
             if s.size==last['size'] or share<=max(.6, 1.15*pixels): continue
-            why = "loading bounds it: `cache=True`, or more workers" if r.bound=='loading' else (
-                  "the model's time does not follow the pixels: a lighter stem, or a larger `bs`")
+            why = "loading is the bottleneck: try `cache=True`, or more workers" if r.bound=='loading' else (
+                  "the model's time does not scale with the pixels: try a lighter stem, or a larger `bs`")
             res.append(f"An epoch at {s.size} px takes {share:.0%} of one at {last['size']} px, for {pixels:.0%} of its"
                        f" pixels; {why}")
         if self.saved<.1 and len(self.df)>1: res.append("Progressive resizing is not worth it here")
@@ -150,16 +151,16 @@ class Preflight:
 # %% ../nbs/14_preflight.ipynb #924f4cb8
 @patch
 def preflight(self:Run,
-    seconds:float=2., # Time for each of the measurements, seconds
+    seconds:float=2., # Time per measurement, seconds
 )->Preflight:
     "Try every size and bs, the largest first. Raises `ValueError` if one does not fit in memory"
     return self.measured(seconds)(self.plan)
 
 @patch
 def measured(self:Run,
-    seconds:float=2., # Time for each of the measurements, seconds
-)->callable: # From a `Plan` with the same sizes and bs, or some of them, to its `Preflight`
-    "Check data and model, try every size and bs"
+    seconds:float=2., # Time per measurement, seconds
+)->callable: # Function from a `Plan`, with some or all of these sizes and bs, to its `Preflight`
+    "Check data and model, and try every size and bs"
     checking = 0.
     if self.checks:
         began = perf_counter()
@@ -171,11 +172,11 @@ def measured(self:Run,
     return _of
 
 # %% ../nbs/14_preflight.ipynb #e0ca16d7
-_many,_most = 1000,10**6      # epochs enough for all sizes, and more than anyone trains
+_many,_most = 1000,10**6      # enough epochs for all sizes; more than anyone trains
 
 def _check_time(n_epoch, minutes):
     if (n_epoch is None)==(minutes is None):
-        raise ValueError(f"n_epoch={n_epoch}, minutes={minutes}: pass the epochs, or the `minutes` that they may take")
+        raise ValueError(f"n_epoch={n_epoch}, minutes={minutes}: pass either the epochs or the `minutes` they may take")
     if minutes is not None: check_positive('minutes', minutes)
 
 def _as_many(run, measured, seconds, n):
@@ -192,13 +193,13 @@ def _as_many(run, measured, seconds, n):
 @patch
 @delegates(Run, but=['learn'])
 def preflight(self:Learner,
-    n_epoch:int|tuple|list=None, # As `fit_progressive` takes it, or a `Plan`; None: as many as `minutes` allow
-    sizes:list=None, # Sizes in px; None: up to three that end at the current one of the `dls`
+    n_epoch:int|tuple|list=None, # As in `fit_progressive`, or a `Plan`; None: as many as `minutes` allow
+    sizes:list=None, # Sizes in px; None: up to three, ending at the current size of the `dls`
     minutes:float=None, # Time for the whole run, minutes
-    seconds:float=2., # Time for each of the measurements, about five for each size, seconds
+    seconds:float=2., # Time per measurement, seconds; there are about five per size
     **kwargs
 )->Preflight:
-    "Try every size as `fit_progressive` would train it: time, memory, batch size. The Learner stays as it is"
+    "Try every size as `fit_progressive` would train it: time, memory, batch size. The Learner does not change"
     check_names(kwargs, Learner.preflight)
     check_positive('seconds', seconds)
     _check_time(n_epoch, minutes)

@@ -1,4 +1,4 @@
-"""A Learner, a plan, and where its data come from
+"""A Learner, a plan, and the data of each stage
 
 Docs: https://fastai-progresize.github.io/fastai_progresize/run.html.md"""
 
@@ -22,7 +22,7 @@ from .trial import NotCopied, is_out_of_memory
 
 # %% ../nbs/12_run.ipynb #b8b8105f
 def _default_lr(learn):
-    "`learn.lr`, or the one that it gets from its `opt_func` when it makes its optimizer"
+    "`learn.lr`, or the lr of `opt_func`, which it takes when it creates its optimizer"
     f = learn.opt_func
     return f.keywords.get('lr', learn.lr) if learn.opt is None and isinstance(f, partial) else learn.lr
 
@@ -30,7 +30,7 @@ def _default_lr(learn):
 def for_learner(self:Plan,
     learn:Learner, # The Learner that is to train
 )->Plan:
-    "The same plan, with what it leaves to `learn`: final size, `bs`, `lr`, and the first fit by its frozen body"
+    "The same plan, with open values from `learn`: final size, `bs`, `lr`, and the first fit, by its frozen body"
     if not isinstance(learn, Learner): raise ValueError(f"learn={learn!r}: pass a `Learner`")
     with name_unreadable(learn): size = None if self.stages else image_size(learn.dls)
     return self.filled(size, get_bs(learn.dls), _default_lr(learn), frozen=getattr(learn.opt, 'frozen_idx', 0)>0)
@@ -38,15 +38,15 @@ def for_learner(self:Plan,
 # %% ../nbs/12_run.ipynb #82b7068a
 _meant = dict(size='sizes', epochs='n_epoch', n_epochs='n_epoch', lr='lr_max', base_lr='lr_max', lrs='lr_max',
               batch_size='bs', callbacks='cbs')
-_gone = dict(start_epoch='pass `checkpoint=` and `resume=True`, which continue after the last epoch that was saved',
+_gone = dict(start_epoch='pass `checkpoint=` and `resume=True`, which continue after the last saved epoch',
              accumulate="bs='auto' keeps the effective batch size by itself",
              preflight='call `learn.preflight` with the same arguments')
 
 def check_names(
-    kwargs:dict, # Arguments that are passed on
+    kwargs:dict, # Arguments to pass on
     f:callable, # The function that got them
 ):
-    "Raise a `TypeError` that names the right argument, for one that `f` does not have"
+    "Raise a `TypeError` for an argument that `f` does not have, suggesting the right one"
     names = [o for o in inspect.signature(f).parameters if o!='self']
     for k in kwargs:
         if k in names: continue
@@ -71,15 +71,15 @@ def _callbacks(cbs):
     raise ValueError(f"cbs={cbs!r}: pass `Callback`s or their classes, one or a list")
 
 class Run:
-    "A Learner, the plan that it is to follow, and where the data of each stage come from"
+    "A Learner, the plan that it follows, and the data of each stage"
     @delegates(Plan, but=['size'])
     def __init__(self,
         learn:Learner, # The Learner that is to train
-        n_epoch:int|tuple|list, # All epochs of the run; one number per size: what each fit is given; `Stage`s; a `Plan`
+        n_epoch:int|tuple|list, # All epochs of the run, or one number per size, or `Stage`s, or a `Plan`
         sizes:list=None, # Sizes in px, smallest first, ints or (height, width); None: up to three, to the learner's
         get_dls:callable=None, # Function of `size` and `bs` that returns `DataLoaders`; None: `learn.dls.at_size`
         valid_size:str|int|tuple=None, # Validate at the 'stage' size, 'final' (None: with a `TrackerCallback`), or px
-        fast:bool|dict=True, # Load by `dls.fast()`, where there is no `get_dls`? A dict: its arguments
+        fast:bool|dict=True, # Without `get_dls`, load with `dls.fast()`? A dict: its arguments
         check:bool=True, # Check data and model at every size before training?
         cbs:list=None, # Callbacks for this run
         **kwargs
@@ -89,7 +89,7 @@ class Run:
         self.fast = {} if fast is True else fast
         self.cbs = _callbacks(cbs)
         self.plan = Plan(n_epoch, sizes, **kwargs).for_learner(learn)
-        self.valid = self._valid_stage(valid_size)      # validated at, None for each stage's own
+        self.valid = self._valid_stage(valid_size)      # where to validate; None: at each stage's own size
 
     def _valid_stage(self, valid_size):
         has_tracker = any(isinstance(o, TrackerCallback) for o in self.learn.cbs+self.cbs)
@@ -101,7 +101,7 @@ class Run:
     def dls_at(self,
         stage:Stage, # One of the stages
     )->DataLoaders:
-        "Data at the size of `stage`, augmented as strongly as it wants"
+        "Data at the size of `stage`, with its strength of augmentation"
         if self.get_dls: dls = call_get_dls(self.get_dls, stage.size, stage.bs)
         else:
             dls = self.own.at_size(stage.size, stage.bs)
@@ -111,7 +111,7 @@ class Run:
     def stage_dls(self,
         stage:Stage, # One of the stages
     )->DataLoaders:
-        "Data at the size of `stage`, with the validation set that the run wants"
+        "Data at the size of `stage`, with the run's validation set"
         dls = self.dls_at(stage)
         if self.valid is None or stage==self.valid: return dls
         with same_random(): valid = self.dls_at(self.valid).loaders[1:]   # training sees the same random numbers
@@ -122,9 +122,9 @@ class Run:
 # %% ../nbs/12_run.ipynb #1bfe6dd6
 @patch
 def final_dls(self:Run,
-    current:DataLoaders=None, # Data of the last stage, None if the run did not get there
+    current:DataLoaders=None, # Data of the last stage; None if the run did not get there
 )->DataLoaders:
-    "What the learner has after the run"
+    "The `DataLoaders` that the learner has after the run"
     final = self.plan[-1]
     if not self.get_dls:
         size = image_size(self.own)
@@ -135,32 +135,32 @@ def final_dls(self:Run,
 
 # %% ../nbs/12_run.ipynb #42bc493a
 def _check_data(run, files, made):
-    "Raise a `ValueError` if the data of a stage do not suit the learner's, which are read from `files`"
+    "Raise a `ValueError` if the data of a stage do not match the learner's, which come from `files`"
     split = SplitCheck()
     for s,dls in made:
         if not same_items(dls, run.own): check_files(L(set(image_files(dls)) - set(files)))
         split(dls, s.size)
-    for s,dls in made: check_same(dls, s.size, run.own)  # after all splits: of an unseeded one the vocab may change too
+    for s,dls in made: check_same(dls, s.size, run.own)  # after all splits: an unseeded one may change the vocab too
 
 @patch
 def _check_model(self:Run, b, made):
-    "Raise a `ValueError` if the model fails at a size, with batches that are like `b`"
+    "Raise a `ValueError` if the model fails at a size, with batches of the types of `b`"
     types = [type(o) for o in b]
     batches = [check_batch(dls, s.size, types) for s,dls in made]
     try:
         tried = [(bs[0], model_fault(self.learn, dls, bs, **self.trial)) for (_,dls),bs in zip(made, batches)]
         if any(e for _,e in tried): tried.append((b, model_fault(self.learn, self.own, [b,None], **self.trial)))
-    except NotCopied as e: return warn(f"{e}: whether the model takes every size is not checked")
+    except NotCopied as e: return warn(f"{e}: not checking whether the model takes every size")
     if not all(e is None for _,e in tried[:len(made)]): raise_model_faults(tried)
 
 @patch(as_prop=True)
 def trial(self:Run):
-    "What a trial of this run needs to know"
+    "The arguments of a trial of this run"
     return dict(cbs=self.cbs, unfreeze=any(s.fit=='fine_tune' for s in self.plan))
 
 @contextmanager
 def _way_out():
-    "Name the way out of a false alarm, and that it is none if memory runs out"
+    "Add a hint for false alarms to errors, and explain when memory runs out"
     try: yield
     except ValueError as e:
         e.args = (f"{e} (check=False trains without these checks)",)
@@ -168,15 +168,15 @@ def _way_out():
     except Exception as e:
         if not is_out_of_memory(e): raise
         what = str(e).split('\n')[0] or type(e).__name__
-        raise ValueError(f"Memory runs out as data and model are checked ({what}): free some, or pass smaller `sizes`"
+        raise ValueError(f"Memory ran out while checking data and model ({what}): free some, or pass smaller `sizes`"
                          " or a smaller model") from e
 
 @patch
 def check(self:Run):
-    "Raise a `ValueError` if data or model do not suit all stages; learner and random state stay as they are"
+    "Raise a `ValueError` unless data and model suit all stages; learner and random state do not change"
     with same_random(), _way_out(), name_unreadable(self.learn):
         files = image_files(self.own)
-        check_files(files)      # before one is opened
+        check_files(files)      # before any is opened
         b = probe_batch(self.own.train)
         check_images(b)
         made = [(s,self.stage_dls(s)) for s in self.plan]

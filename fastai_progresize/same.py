@@ -1,4 +1,4 @@
-"""What makes a run the same run
+"""Check that a checkpoint belongs to the same run
 
 Docs: https://fastai-progresize.github.io/fastai_progresize/same.html.md"""
 
@@ -16,7 +16,7 @@ from .state import has_state
 
 # %% ../nbs/15a_same.ipynb #a50af7bf
 def _made_with(o):
-    "The arguments that `o` was made with, as far as it keeps them"
+    "The arguments that `o` was created with, as far as it stores them"
     inits = [c.__init__ for c in type(o).__mro__ if inspect.isfunction(c.__init__)]
     attrs = {**getattr(o, '__dict__', {}), **getattr(o, '_buffers', {})}
     names = dict.fromkeys([k for f in inits for k in inspect.signature(f).parameters]+['func'])
@@ -24,9 +24,9 @@ def _made_with(o):
 
 def describe(
     o:object, # A loss, a transform, a function...
-    depth:int=4, # How far to go into what it is made of
+    depth:int=4, # How deep to go into its arguments
 )->str:
-    "`o` in words, which are the same in every process"
+    "Describe `o` in text that is the same in every process"
     if o is None or isinstance(o, (str,Number,bool,np.generic,torch.dtype,Path)): return str(o)
     if isinstance(o, Tensor): return describe(o.detach().cpu().numpy())
     if isinstance(o, ndarray): return f'{o.round(4).tolist()}' if o.size<20 else f'{o.shape} {_hash(o.tobytes())}'
@@ -42,7 +42,7 @@ def _hash(o): return hashlib.sha1(o if isinstance(o, bytes) else o.encode()).hex
 
 # %% ../nbs/15a_same.ipynb #1dd08a6a
 def _labels(ds):
-    "A hash of the labels of `ds`, as far as they are numbers or classes"
+    "A hash of the labels of `ds`, if they are numbers or classes"
     if not isinstance(ds, Datasets) or not len(ds): return
     def _is_small(o): return isinstance(o, (Number,str)) or (isinstance(o, Tensor) and o.numel()<1000 and o.ndim<2)
     tls = [tl for tl in ds.tls[1:] if _is_small(tl[0])]
@@ -59,19 +59,19 @@ def _copies(ds):
     return cache and ('JPEG' if isinstance(cache, (str,Path)) else 'pixels')
 
 def _loader_plan(dl, keys):
-    "What a loader gives, and in which order"
+    "The items of a loader, their order, labels and transforms"
     ds,wgts = getattr(dl, 'dataset', None),getattr(dl, 'wgts', None)
     return dict(items='\n'.join(sorted(keys)), order=_hash('\n'.join(keys)), labels=_labels(ds), tfms=_tfms(dl),
                 copies=_copies(ds), wgts=None if wgts is None else describe(array(wgts)),
                 num_workers=getattr(getattr(dl, 'fake_l', dl), 'num_workers', 0))
 
 def _group_sizes(learn):
-    "Number of parameters in each group that the splitter makes"
+    "Number of parameters in each of the splitter's groups"
     groups = L(learn.splitter(get_model(learn.model)))
     return [len(groups)] if isinstance(first(groups), Tensor) else [len(L(o)) for o in groups]
 
 def versions()->dict:
-    "Of what training depends on"
+    "Versions of the packages that training depends on"
     return dict(torch=torch.__version__, fastai=fastai.__version__, fastai_progresize=fastai_progresize.__version__)
 
 def run_plan(
@@ -80,7 +80,7 @@ def run_plan(
     cbs:list, # Callbacks of this run
     **settings # What else must be the same: plain values
 )->dict:
-    "What makes a run the same run"
+    "Everything that must be the same when a run is resumed"
     vocab,model = getattr(dls, 'vocab', None),get_model(learn.model)
     loaders = zip(('train','valid'), dls.loaders)
     return dict(settings,
@@ -102,7 +102,7 @@ def _item_difference(k, a, b):
     return f"{k}: " + ', '.join(f"{len(o)} are {w}, such as {o[0]}" for o,w in ((new,'new'),(gone,'gone')) if o)
 
 def _difference(k, a, b):
-    "How `a` and `b` differ, in words: their first different part"
+    "Describe the first difference between `a` and `b`"
     if k.endswith(' items') and a and b: return _item_difference(k, a, b)
     if k.endswith((' order',' labels')): return f"the {k.split()[-1]} of the {k.split()[0]} items has changed"
     if isinstance(a, dict) and isinstance(b, dict):
@@ -116,7 +116,7 @@ def check_plan(
     now:dict, # `run_plan` of the run that is to continue it
     file:Path, # The checkpoint
 ):
-    "Raise a `ValueError` that names what differs; a warning for other versions of torch, fastai or this package"
+    "Raise a `ValueError` that names the difference; only warn about other versions of torch, fastai or this package"
     for k in {**then, **now}:
         if then.get(k)==now.get(k): continue
         differs = _difference(k, then.get(k), now.get(k))

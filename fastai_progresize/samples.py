@@ -21,17 +21,17 @@ glyph_classes = list('ABCDEFGHIJ')
 _fonts = 'DejaVuSans* DejaVuSerif* STIXGeneral* cmb10* cmr10* cmss10* cmtt10* cmti10*'.split()
 
 def glyph_fonts()->L: # Paths of TrueType files
-    "The text fonts among those that matplotlib ships"
+    "The text fonts that come with matplotlib"
     folder = Path(matplotlib.get_data_path())/'fonts'/'ttf'
     return L(f for n in _fonts for f in sorted(folder.glob(n+'.ttf')) if 'Display' not in f.name)
 
 def glyph_photos()->L: # Two of `Image.Image`
-    "The photographs that scikit-learn ships, with less contrast"
+    "The photographs that come with scikit-learn, with reduced contrast"
     return L(load_sample_images().images).map(lambda o: ImageEnhance.Contrast(Image.fromarray(o)).enhance(.3))
 
 # %% ../nbs/18_samples.ipynb #e666266a
 def _background(photos, rng, sides):
-    "A random crop of one of `photos`, its sides between two `sides`"
+    "A random crop of one of `photos`, with its sides in the range `sides`"
     w,h = rng.randint(*sides),rng.randint(*sides)
     zoom = rng.uniform(.4, 1.)
     photo = rng.choice(photos)
@@ -40,7 +40,7 @@ def _background(photos, rng, sides):
     return photo.resize((w,h), Image.BICUBIC, box=(x, y, x+cw, y+ch))
 
 def _mask(letter, fonts, rng, side, scale):
-    "`letter` as a mask: drawn large, cut to its ink, turned and scaled to its height"
+    "`letter` as a mask: drawn large, cropped, rotated and scaled to its height"
     font = ImageFont.truetype(str(rng.choice(fonts)), 200)
     mask = Image.new('L', (400,400))
     ImageDraw.Draw(mask).text((200,200), letter, font=font, fill=255, anchor='mm')
@@ -51,17 +51,17 @@ def _mask(letter, fonts, rng, side, scale):
 
 def draw_glyph(
     letter:str, # The letter to draw
-    photos:list, # Photographs to take the background from, as `Image.Image`
-    fonts:list, # Paths of the fonts to choose from
-    rng:random.Random, # Source of all that is random
+    photos:list, # Photographs for the background, as `Image.Image`
+    fonts:list, # Paths of fonts
+    rng:random.Random, # Random generator
     sides:tuple=(160,320), # Shortest and longest side of the image, px
-    scale:tuple=(.2,.4), # Height of the letter as a share of the shorter side, lowest and highest
+    scale:tuple=(.2,.4), # Height of the letter as a share of the shorter side, from and to
 )->Image.Image:
-    "One `letter` somewhere over a crop of one of `photos`"
+    "Draw `letter` on a crop of one of `photos`"
     im = _background(photos, rng, sides)
     side = min(im.size)
     mask = _mask(letter, fonts, rng, side, scale)
-    # within the central square, which a crop to a square keeps
+    # in the central square, which a square crop keeps
     x = (im.width -side)//2 + rng.randint(0, side-mask.width)
     y = (im.height-side)//2 + rng.randint(0, side-mask.height)
     grey = np.asarray(im.convert('L').crop((x, y, x+mask.width, y+mask.height))).mean()
@@ -74,7 +74,7 @@ def draw_glyph(
 def whole_dir(
     path:Path, # Folder to make
 ):
-    "A temporary folder that becomes `path` when the block ends, and goes if it fails"
+    "A temporary folder that is renamed to `path` when the block ends, or removed if it fails"
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = Path(tempfile.mkdtemp(prefix=f'.{path.name}-', dir=path.parent))
     try:
@@ -96,11 +96,11 @@ def _data_folder(path):
 def glyphs(
     n_train:int=1500, # Number of training images
     n_valid:int=500, # Number of validation images
-    seed:int=42, # Seed of all that is random: the same seed draws the same images
+    seed:int=42, # Random seed: the same seed draws the same images
     path:str|Path=None, # Folder to put datasets in; None: `fastai_cfg`'s data folder (`~/.fastai/data`)
-    scale:tuple=(.2,.4), # Height of a letter as a share of the image's shorter side, lowest and highest
+    scale:tuple=(.2,.4), # Height of a letter as a share of the image's shorter side, from and to
 )->Path: # Folder with `train` and `val`
-    "A dataset of letters over photographs in Imagenette's layout, drawn on first use"
+    "A dataset of letters A to J on photographs in Imagenette's layout, drawn on first use"
     check_count('n_train', n_train)
     check_count('n_valid', n_valid)
     check_seed(seed)
@@ -119,7 +119,7 @@ def glyphs(
 
 # %% ../nbs/18_samples.ipynb #a533a548
 def _elpv_table():
-    "The photographs and what is known of them. Raises `ImportError` if they are not installed"
+    "A table of the photographs and their labels. Raises `ImportError` if they are not installed"
     try: from elpv_dataset import utils
     except ImportError as e:
         raise ImportError("The photographs are not installed: pip install 'fastai_progresize[evidence]'") from e
@@ -132,7 +132,7 @@ def elpv(
     seed:int=42, # Seed of the split
     path:str|Path=None, # Folder to put datasets in; None: `fastai_cfg`'s data folder (`~/.fastai/data`)
 )->Path: # Folder with `train` (75%) and `val`, `defective` (a probability of at least .5) and `functional` in each
-    "Photographs of solar cells in Imagenette's layout, split alike by probability of a defect and kind of module"
+    "Photographs of solar cells in Imagenette's layout; the split is stratified by defect probability and module type"
     check_seed(seed)
     path = _data_folder(path)/f'elpv-{seed}'
     if path.exists(): return path

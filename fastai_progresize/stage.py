@@ -16,20 +16,20 @@ from fastai.vision.all import *
 def hw(
     size:int|tuple, # Side of a square or (height, width), px
 )->tuple: # (height, width), px
-    "Both sides of `size`. Raises `ValueError` if it is not a size"
+    "Height and width of `size`. Raises `ValueError` if it is not an image size"
     sides = tuple(size) if isinstance(size, (tuple,list)) else (size,size)
     if len(sides)!=2 or not all(is_count(o, most=float('inf')) for o in sides):
         raise ValueError(f"size={size!r} is not an image size: pass a positive int, or (height, width)")
     if max(sides)>_most_px: raise ValueError(f"size={size!r}: pass a size of at most {_most_px} px")
     return tuple(map(int, sides))
 
-_most_px = 10_000      # about where Pillow takes an image for a decompression bomb
+_most_px = 10_000      # about where Pillow suspects a decompression bomb
 
 def is_count(
     o:object, # Anything
     least:int=1, # Smallest count
     most:int=10**6, # Largest count
-)->bool: # Not of True
+)->bool: # False for True
     "Is `o` an int from `least` to `most`?"
     return isinstance(o, (int,np.integer)) and not isinstance(o, bool) and least<=o<=most
 
@@ -43,13 +43,13 @@ def short_size(
 # %% ../nbs/00_stage.ipynb #a4eae7f0
 def is_number(
     o:object # Anything
-)->bool: # Not of True and False
+)->bool: # False for True and False
     "Is `o` a number?"
     return isinstance(o, Real) and not isinstance(o, bool)
 
 def is_list(
     o:object # Anything
-)->bool: # Not of a `slice`, which `is_listy` takes for one
+)->bool: # False for a `slice`, unlike `is_listy`
     "Is `o` a list of values?"
     return isinstance(o, (tuple,list,L))
 
@@ -59,7 +59,7 @@ def check_count(
     least:int=1, # Smallest value
     most:int=10**6, # Largest value
 ):
-    "Raise a `ValueError` if `n` is no int from `least` to `most`"
+    "Raise a `ValueError` unless `n` is an int from `least` to `most`"
     if is_count(n, least, most): return
     limit = f"at most {most}" if is_count(n, least, float('inf')) else f"at least {least}"
     raise ValueError(f"{name}={n!r}: pass an int of {limit}")
@@ -68,26 +68,26 @@ def check_bool(
     name:str, # Name of the argument
     o:bool, # Its value
 ):
-    "Raise a `ValueError` if `o` is neither True nor False"
+    "Raise a `ValueError` unless `o` is True or False"
     if not isinstance(o, bool): raise ValueError(f"{name}={o!r}: pass True or False")
 
 def check_seed(
     seed:int, # Seed of random numbers
 ):
-    "Raise a `ValueError` if NumPy cannot be seeded with `seed`"
+    "Raise a `ValueError` unless `seed` can seed NumPy"
     check_count('seed', seed, 0, 2**32-1)
 
 def check_workers(
     n:int, # Number of processes, or None
 ):
-    "Raise a `ValueError` if `n` is no `num_workers`"
+    "Raise a `ValueError` unless `n` is a valid `num_workers`"
     if n is not None: check_count('num_workers', n, 0, 1000)
 
 def check_positive(
     name:str, # Name of the argument
     o:float, # Its value
 ):
-    "Raise a `ValueError` if `o` is not a positive, finite number"
+    "Raise a `ValueError` unless `o` is a positive, finite number"
     if not (is_number(o) and 0<o<float('inf')): raise ValueError(f"{name}={o!r}: pass a positive, finite number")
 
 def check_folder(
@@ -103,17 +103,17 @@ def check_outside(
     folder:str|Path, # Its value, a folder for results
     path:str|Path, # Folder of images
 ):
-    "Raise a `ValueError` if `folder` is `path` or in it, where results would be among the images"
+    "Raise a `ValueError` if `folder` is `path` or inside it: results would mix with the images"
     inside,images = Path(folder).resolve(),Path(path).resolve()
     if inside!=images and images not in inside.parents: return
     other = images.with_name(f'{images.name}-{inside.name if inside!=images else "results"}')
-    raise ValueError(f"{name}={str(folder)!r} is in the folder of images {path}: pass another, as {other}")
+    raise ValueError(f"{name}={str(folder)!r} is in the folder of images {path}: pass another, such as {other}")
 
 def check_figure(
     ax:plt.Axes, # matplotlib axes, or None
     figsize:tuple, # Size of a figure, inches, or None
 ):
-    "Raise a `ValueError` if nothing can be drawn in `ax`, or in a figure of `figsize`"
+    "Raise a `ValueError` unless `ax` and `figsize` can be drawn on"
     if ax is not None and not isinstance(ax, plt.Axes): raise ValueError(f"ax={ax!r}: pass matplotlib axes, or None")
     if figsize is not None and not (is_list(figsize) and len(figsize)==2 and all(map(_is_side, figsize))):
         raise ValueError(f"figsize={figsize!r}: pass (width, height) in inches, or None")
@@ -122,10 +122,10 @@ def _is_side(o): return is_number(o) and .1<=o<=500
 
 def check_table(
     df:pd.DataFrame, # A table
-    columns:list, # Columns that it has to have
-    source:str, # What makes such tables
+    columns:list, # Columns that it must have
+    source:str, # The function that makes such tables
 ):
-    "Raise a `ValueError` if `df` is not a table with rows and `columns`"
+    "Raise a `ValueError` unless `df` has rows and `columns`"
     lacks = f"{type(df).__name__} is not a `DataFrame`"
     if isinstance(df, pd.DataFrame):
         if len(df) and set(columns)<=set(df.columns): return
@@ -133,27 +133,27 @@ def check_table(
     raise ValueError(f"{lacks}: pass one from {source}")
 
 whole_fits = ('single_cycle','flat_cos')      # one schedule over all sizes
-scratch_fit = 'flat_cos'                      # without a frozen body, if no other is chosen
+scratch_fit = 'flat_cos'                      # the default without a frozen body
 _fits = ('fine_tune','fit_one_cycle',*whole_fits)
 
 def check_fit(
     fit:str, # A kind of fit
 ):
-    "Raise a `ValueError` if there is no such `fit`"
+    "Raise a `ValueError` unless `fit` is a known one"
     if fit not in _fits: raise ValueError(f"fit={fit!r} is unknown: pass one of {', '.join(map(repr, _fits))}")
 
 def check_aug(
     aug:float, # Strength of augmentation
 ):
-    "Raise a `ValueError` if `aug` is no strength"
+    "Raise a `ValueError` unless `aug` is a strength from 0 to 1"
     if not (is_number(aug) and 0<=aug<=1):
         raise ValueError(f"aug={aug!r}: pass a number from 0, for none, to 1, for the transforms as they are")
 
 def check_lr(
     lr:float|slice, # A learning rate
-    fit:str=None, # The fit that gets it, None if it is not known
+    fit:str=None, # The fit that it is for; None if not known
 ):
-    "Raise a `ValueError` if nothing can be trained with `lr`"
+    "Raise a `ValueError` unless `lr` can be trained with"
     lrs = [ifnone(lr.start, lr.stop),lr.stop] if isinstance(lr, slice) else [lr]
     if not all(is_number(o) and 0<o<float('inf') for o in lrs):
         raise ValueError(f"lr={lr!r}: pass a positive, finite number, or a `slice` of them")
@@ -163,15 +163,15 @@ def check_lr(
 # %% ../nbs/00_stage.ipynb #44cab86e
 @dataclass(frozen=True)
 class Stage:
-    "Some epochs at one size. Raises `ValueError` for a value that cannot be trained with"
+    "Some epochs at one size. Raises `ValueError` for invalid values"
     size:int|tuple # Side of a square or (height, width), px
-    n_epoch:int # Epochs that the stage's fit is given; `fine_tune` trains `freeze_epochs` before them
-    bs:int=None # Batch size, images; None: that of the learner's `dls`
+    n_epoch:int # Epochs passed to the stage's fit; `fine_tune` trains `freeze_epochs` more before them
+    bs:int=None # Batch size, images; None: the one of the learner's `dls`
     lr:float|slice=None # `lr_max` of `fit_one_cycle`, `base_lr` of `fine_tune`; None: `learn.lr`, later a third of it
     fit:str=None # 'fine_tune' or 'fit_one_cycle'; None: as the plan says
     freeze_epochs:int=1 # Epochs with a frozen body that `fine_tune` begins with
-    n_acc:int=None # Gradients accumulate over this many images per step, where memory holds fewer (bs='auto')
-    aug:float=None # Strength of augmentation, relative to that of the learner's transforms; None: as they are
+    n_acc:int=None # Images per step to accumulate gradients over, if memory holds fewer (bs='auto')
+    aug:float=None # Strength of augmentation, relative to the learner's transforms; None: as they are
     def __post_init__(self):
         object.__setattr__(self, 'size', short_size(self.size))
         check_count('n_epoch', self.n_epoch)
@@ -186,7 +186,7 @@ class Stage:
 
     @property
     def total(self):
-        "Epochs of the stage, those with a frozen body included"
+        "All epochs of the stage, including those with a frozen body"
         return self.n_epoch + (self.freeze_epochs if self.fit=='fine_tune' else 0)
 
     @property
@@ -197,7 +197,7 @@ class Stage:
 # %% ../nbs/00_stage.ipynb #34d15bda
 def default_sizes(
     size:int|tuple, # Final size, px
-    n:int=3, # Number of sizes, at most
+    n:int=3, # Largest number of sizes
 )->list: # Sizes in px, smallest first and `size` last
     "Up to three sizes, ending at `size`: half of it, three quarters of it, all of it"
     check_count('n', n)
@@ -225,7 +225,7 @@ def share_epochs(
     n = len(shares)
     if n_epoch<n:
         raise ValueError(f"n_epoch={n_epoch} is less than the {n} sizes: pass at least {n} epochs, or fewer `sizes`")
-    res = [max(1, s*n_epoch//sum(shares)-n-1) for s in shares]      # below what they get, so that few are left
+    res = [max(1, s*n_epoch//sum(shares)-n-1) for s in shares]      # a little too few, so that few are left to hand out
     def _behind(i): return shares[i]*n_epoch - res[i]*sum(shares)
     for _ in range(n_epoch-sum(res)): res[max(range(n), key=_behind)] += 1
     return res

@@ -1,4 +1,4 @@
-"""All that the rest of a run depends on
+"""Everything that the rest of a run depends on
 
 Docs: https://fastai-progresize.github.io/fastai_progresize/state.html.md"""
 
@@ -27,9 +27,9 @@ _kinds = dict(array=(ndarray, lambda o: torch.from_numpy(np.ascontiguousarray(o)
 def _is_plain_array(o): return not isinstance(o, ndarray) or o.dtype.kind in 'biufc'     # of numbers
 
 def plain(
-    o:object, # Tensors, arrays, numbers and texts, in lists, tuples and dicts
+    o:object, # Tensors, arrays, numbers and strings, in lists, tuples and dicts
 ):
-    "`o` in plain types: NumPy's numbers as Python's, fastai's lists as lists... Raises `ValueError` for others"
+    "Convert `o` to plain types: NumPy's numbers to Python's, `L` to lists... Raises `ValueError` for other types"
     if isinstance(o, Tensor): return o.detach().as_subclass(Tensor)
     if isinstance(o, np.generic): o = o.item()
     if o is None or type(o) in (int,float,bool,str,bytes): return o
@@ -41,13 +41,13 @@ def plain(
     if isinstance(o, tuple): return tuple(map(plain, o))
     if isinstance(o, (list,L)): return list(map(plain, o))
     if isinstance(o, Path): return str(o)
-    raise ValueError(f"A {type(o).__name__} cannot be kept in a checkpoint: keep tensors, arrays, numbers, texts, and"
+    raise ValueError(f"A {type(o).__name__} cannot be kept in a checkpoint: keep tensors, arrays, numbers, strings, and"
                      " lists, tuples, sets and dicts of them")
 
 def as_it_was(
     o:object, # From `plain`
 ):
-    "`o` with arrays and the like, which are no plain values, of their own types again"
+    "The reverse of `plain`: arrays and the like get their own types back"
     if isinstance(o, dict) and _kind in o: return _kinds[o[_kind]][2](as_it_was(o['value']))
     if isinstance(o, dict): return {k: as_it_was(v) for k,v in o.items()}
     return type(o)(map(as_it_was, o)) if type(o) in (list,tuple,set) else o
@@ -57,17 +57,17 @@ def random_state()->dict:
     "fastai's `get_random_states` as plain values"
     res = get_random_states()
     name,keys,*rest = res['numpy_state']
-    keys = torch.from_numpy(keys.astype(np.int64))      # uint32 cannot be sent to others
+    keys = torch.from_numpy(keys.astype(np.int64))      # uint32 cannot be sent to other processes
     return plain({**res, 'numpy_state': (name, keys, *rest)})
 
 def set_random_state(
     state:dict, # From `random_state`
 ):
-    "Put the generators where they were"
+    "Restore the random generators"
     name,keys,*rest = state['numpy_state']
     numpy_state = name,keys.cpu().numpy().astype(np.uint32),*rest
     cuda = [o.cpu() for o in state['torch_cuda_state']]
-    if len(cuda)!=torch.cuda.device_count(): cuda = torch.cuda.get_rng_state_all()      # of another machine
+    if len(cuda)!=torch.cuda.device_count(): cuda = torch.cuda.get_rng_state_all()      # it is from another machine
     set_random_states(**{**state, 'numpy_state': numpy_state, 'torch_state': state['torch_state'].cpu(),
                          'torch_cuda_state': cuda})
 
@@ -76,7 +76,7 @@ _kept = {TrackerCallback:('best','wait'), GradientAccumulation:('count',), Recor
          ParamScheduler:('hps',), ShowGraphCallback:('nb_batches',)}
 
 def _shrink(v):
-    "Long lists of numbers as a tensor, which is saved and read at once"
+    "Convert lists of numbers to a tensor, which is faster to save and load"
     if isinstance(v, dict): return {k: _shrink(o) for k,o in v.items()}
     if not isinstance(v, list) or not v: return v
     if all(isinstance(o, Tensor) and o.ndim==0 for o in v): return torch.stack(plain(v))
@@ -92,12 +92,12 @@ def _has_state_dict(cb): return hasattr(type(cb), 'state_dict')
 def has_state(
     cb:Callback, # Any callback
 )->bool:
-    "Is there something of `cb` to keep?"
+    "Does `cb` have state to store?"
     return isinstance(cb, (*_kept,CSVLogger)) or _has_state_dict(cb)
 
 def cb_state(
     cb:Callback, # Any callback
-)->dict: # None if there is nothing to keep
+)->dict: # None if there is no state
     "The state of `cb` at the end of an epoch"
     if _has_state_dict(cb): return plain(cb.state_dict())
     names = [o for t,os in _kept.items() if isinstance(cb, t) for o in os if o in cb.__dict__]
@@ -109,9 +109,9 @@ def cb_state(
 def set_cb_state(
     cb:Callback, # A callback after its `before_fit`
     state:dict, # From `cb_state`
-    put:callable=noop, # Moves tensors to the model's device, where the run was on another kind; fastai's own stay
+    put:callable=noop, # Moves tensors to the model's device, if the run was on another kind of device
 ):
-    "Let `cb` continue from `state`"
+    "Restore `state` in `cb`"
     if _has_state_dict(cb): return cb.load_state_dict(put(state))
     for k,v in state.items():
         if k!='smooth_loss': setattr(cb, k, _grow(v))
@@ -125,7 +125,7 @@ _not_ours = re.compile(r'(?!fastai\.(callback|learner|distributed)|fastai_progre
 def is_own(
     cb:Callback, # Any callback
 )->bool:
-    "Is it neither fastai's nor has it a `state_dict`?"
+    "Is it a callback without `state_dict` that is not fastai's?"
     return bool(_not_ours.match(type(cb).__module__)) and not has_state(cb)
 
 _simple = (int,float,bool,str,type(None),np.generic)
@@ -137,7 +137,7 @@ def _can_keep(v):
     return isinstance(v, (*_simple,Tensor,nn.Module,Metric))
 
 def _own_attrs(cb):
-    "The attributes of `cb` that are not of the Learner: its model is kept already"
+    "The attributes of `cb` that do not belong to the Learner, whose model is stored anyway"
     parts = {id(o) for o in (*cb.learn.model.modules(),*cb.learn.model.parameters())}
     return {k: v for k,v in cb.__dict__.items() if k not in ('learn',*_events) and id(v) not in parts}
 
@@ -148,7 +148,7 @@ def _is_setting(v): return callable(v) or isinstance(v, _settings)
 def lost_attrs(
     cb:Callback, # In a `fit`
 )->list: # Names of attributes
-    "What `cb` has that cannot be kept, and may change"
+    "Attributes of `cb` that may change and cannot be stored"
     return [k for k,v in _own_attrs(cb).items() if not _can_keep(v) and not _is_setting(v)]
 
 def _value(v):
@@ -160,14 +160,14 @@ def _values(attrs): return {k: _value(v) for k,v in attrs.items() if _can_keep(v
 def simple_values(
     cb:Callback, # Any callback
 )->dict: # By name
-    "Numbers and texts in attributes of `cb`: what it was given, before a run"
+    "Numbers and strings in attributes of `cb`: its settings, if called before a run"
     return {k: v for k,v in cb.__dict__.items() if isinstance(v, _simple)}
 
 def own_values(
     cb:Callback, # In a `fit`
     before:dict, # Its `simple_values` before the run
 )->dict: # By name
-    "What `cb` keeps in its attributes, without what it was given"
+    "The state in attributes of `cb`, without its settings"
     def _is_given(k, v): return k in before and type(v) is type(before[k]) and v==before[k]
     return {k: v for k,v in _values(_own_attrs(cb)).items() if not _is_given(k, v)}
 
@@ -183,15 +183,15 @@ def _put(holder, k, v):
 def loss_values(
     loss:callable, # A loss function
 )->dict: # By name
-    "What `loss` keeps: parameters and buffers of a module, numbers, texts and tensors in its attributes"
+    "The state of `loss`: parameters and buffers of a module; numbers, strings and tensors in its attributes"
     if isinstance(loss, nn.Module): return dict(state_dict=loss.state_dict(), hidden=hidden_values(loss))
     return {k: v for k,v in _values(getattr(loss, '__dict__', {})).items() if k[:1]!='_'}
 
 def set_loss_values(
-    loss:callable, # The loss function of the run that goes on
+    loss:callable, # The loss function of the resumed run
     values:dict, # From `loss_values`
 ):
-    "Let `loss` continue with `values`"
+    "Restore `values` in `loss`"
     for k,v in values.items():
         if k=='state_dict': load_module(loss, v)
         elif k=='hidden': set_hidden_values(loss, v)
@@ -201,7 +201,7 @@ def load_module(
     module:nn.Module, # Any module
     state:dict, # Its `state_dict`, as plain values
 ):
-    "Load `state`, with the versions of the module's parts, which plain values do not have"
+    "Load `state`, adding the metadata on versions that plain values lack"
     state = collections.OrderedDict(state)
     state._metadata = module.state_dict()._metadata
     module.load_state_dict(state)
@@ -210,19 +210,19 @@ def set_own_values(
     cb:Callback, # In a `fit`, after its `before_fit`
     values:dict, # From `own_values`
 ):
-    "Let `cb` continue with `values`"
+    "Restore `values` in `cb`"
     for k,v in values.items(): _put(cb.__dict__, k, v)
 
 # %% ../nbs/15_state.ipynb #e90f5d98
 def _stateful(learn):
-    "The callbacks that have a state, and their states"
+    "The callbacks that have state, with their states"
     states = [(o,cb_state(o)) for o in learn.cbs.sorted('order')]
     return [(o,s) for o,s in states if s is not None]
 
 def _loggers(learn): return [o for o in learn.cbs if isinstance(o, CSVLogger) and hasattr(o, 'file')]
 
 def _csv(learn, cb, rows):
-    "The text of the file of `cb`, which is written again if it is gone: `rows` are those before the last"
+    "The text of the file of `cb`, rewritten from `rows` and the last row if it is missing"
     cb.file.flush()
     try: return (cb.path/cb.fname).read_text()
     except OSError: text = rows + ','.join(map(str, learn.recorder.log)) + '\n'
@@ -236,7 +236,7 @@ def _put_csv(cb, text):
 
 # %% ../nbs/15_state.ipynb #2dc238c1
 def _grad_state(p):
-    "The gradient of `p`; 0 if it is all zeros"
+    "The gradient of `p`, as 0 if it is all zeros"
     return p.grad if p.grad is None or p.grad.any() else 0
 
 def _set_grad(p, g, device):
@@ -245,7 +245,7 @@ def _set_grad(p, g, device):
 
 # %% ../nbs/15_state.ipynb #9da3a252
 def _hidden(m):
-    "Numbers and tensors of `m` that its `state_dict` does not have"
+    "Numbers and tensors of `m` that are not in its `state_dict`"
     attrs = {k: v for k,v in vars(m).items() if k[:1]!='_' and k!='training'}
     attrs |= {k: v for k,v in getattr(m, '_buffers', {}).items() if k in getattr(m, '_non_persistent_buffers_set', ())}
     def _is_value(v): return isinstance(v, (int,float,np.generic)) or (isinstance(v, Tensor) and v.grad_fn is None)
@@ -254,16 +254,16 @@ def _hidden(m):
 def hidden_values(
     model:nn.Module, # Any model
 )->dict: # By the name of a module
-    "Numbers and tensors of the modules of `model` that its `state_dict` does not have"
+    "Numbers and tensors of the modules of `model` that are not in its `state_dict`"
     return {k: o for k,m in model.named_modules() if (o := _hidden(m))}
 
 def _same(a, b): return type(a) is type(b) and (torch.equal(a, b) if isinstance(a, Tensor) else a==b or a!=a)
 
 def changed_values(
     now:dict, # From `hidden_values`
-    before:dict, # From a copy of it
+    before:dict, # From a copy of an earlier result
 )->dict:
-    "Those that are not as they were"
+    "The values that have changed"
     def _new(k): return {n: v for n,v in now[k].items() if n not in before.get(k, {}) or not _same(v, before[k][n])}
     return {k: o for k in now if (o := _new(k))}
 
@@ -271,7 +271,7 @@ def set_hidden_values(
     model:nn.Module, # A model
     values:dict, # From `changed_values`
 ):
-    "Let `model` continue with `values`"
+    "Restore `values` in `model`"
     modules = dict(model.named_modules())
     for k,attrs in values.items():
         for n,v in attrs.items():
@@ -284,8 +284,8 @@ _generators = ((random.Random, random.Random.getstate, random.Random.setstate),
                (torch.Generator, torch.Generator.get_state, lambda o,s: o.set_state(s.cpu())))
 
 def _parts(dl):
-    "What a loader is made of, as far as it may draw random numbers"
-    dl = getattr(dl, 'dl', dl)       # a `DistributedDL` has one in it
+    "The parts of a loader that may draw random numbers"
+    dl = getattr(dl, 'dl', dl)       # inside a `DistributedDL`
     tls = getattr(getattr(dl, 'dataset', None), 'tls', [])
     pipes = [*(getattr(dl, o, None) for o in ('after_item','before_batch','after_batch')), *(tl.tfms for tl in tls)]
     tfms = [t for p in pipes for t in getattr(p, 'fs', [])]
@@ -294,7 +294,7 @@ def _parts(dl):
 def generators(
     dls:DataLoaders, # Data of a stage
 )->list: # (the generator, how to get its state, how to set it)
-    "Generators of random numbers in attributes of loaders, their transforms, samplers and datasets"
+    "Random generators in attributes of loaders, their transforms, samplers and datasets"
     attrs = [v for dl in dls.loaders for o in _parts(dl) for v in getattr(o, '__dict__', {}).values()]
     found = {id(v): (v,*fs) for v in attrs for t,*fs in _generators if isinstance(v, t)}
     return list(found.values())
@@ -305,7 +305,7 @@ def run_state(
     before:dict={}, # From `values_before`
     n_epoch:int=None, # Epochs so far; None: with the current one
 )->dict:
-    "All that the next epoch depends on, as plain values, no copies: save them before the next batch"
+    "Everything that the next epoch depends on, as plain values, not copied: save them before the next batch"
     model,scaler = get_model(learn.model),getattr(learn, 'scaler', None)
     given,rows = before.get('cbs', {}),before.get('csv', {})
     rngs = dict(global_state=random_state(), others=[get(o) for o,get,_ in generators(learn.dls)])
@@ -329,7 +329,7 @@ def values_before(
     learn:Learner, # Before its first epoch, or before training
     cbs:list=None, # More callbacks of the run
 )->dict: # For `run_state`
-    "What callbacks and model were given: it is not kept, so that it may be given otherwise"
+    "The settings of callbacks and model, which are not stored, so that you can change them"
     own = {o.name: simple_values(o) for o in [*learn.cbs,*L(cbs)]}
     return dict(cbs=own, model=deepcopy(hidden_values(get_model(learn.model))))
 
@@ -337,7 +337,7 @@ def set_run_state(
     learn:Learner, # In a `fit`, before its first epoch, with the data of the epoch that `state` ended
     state:dict, # From `run_state`
 ):
-    "Put `learn` to the end of the epoch that `state` was taken at"
+    "Put `learn` at the end of the epoch of `state`"
     state,model = as_it_was(state),get_model(learn.model)
     device = next(model.parameters()).device
     saved = first(v.device for v in state['model'].values() if isinstance(v, Tensor))

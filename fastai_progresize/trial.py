@@ -1,4 +1,4 @@
-"""A few steps of training that leave no trace
+"""Try a few training steps without changing anything
 
 Docs: https://fastai-progresize.github.io/fastai_progresize/trial.html.md"""
 
@@ -16,12 +16,12 @@ from .data import copy_dl, probe_batch, same_random
 
 # %% ../nbs/09_trial.ipynb #f0aa8ead
 def _graph_free(model):
-    "Tensors in attributes of `model` that a graph made, as of spectral normalization, without it, to be copied"
+    "Detached copies of `model`'s attributes that hold a graph, as with spectral normalization, for `deepcopy`"
     attrs = (v for m in model.modules() for v in vars(m).values())
     return {id(v): v.detach() for v in attrs if isinstance(v, Tensor) and v.grad_fn is not None}
 
 def _eager(model):
-    "The module that `torch.compile` was given: trying it compiles nothing"
+    "The module before `torch.compile`, so that a trial compiles nothing"
     model = get_model(model)
     return getattr(model, '_orig_mod', model)
 
@@ -40,13 +40,13 @@ def _takes_part(cb, own):
 
 def _copy_cb(cb, memo):
     try: res = deepcopy(cb, memo)
-    except Exception as e: return warn(f"`{cb.name}` takes no part as the sizes are tried: it cannot be copied ({e})")
+    except Exception as e: return warn(f"`{cb.name}` is left out while sizes are tried: it cannot be copied ({e})")
     if not _is_fastais(cb):
         for o in _ends: res.__dict__[o] = noop
     return res
 
 class NotCopied(ValueError):
-    "A Learner that no copy can be made of to try things with"
+    "A Learner that cannot be copied for a trial"
 
 def _copy_model(model, memo):
     try: return deepcopy(model, memo)
@@ -66,7 +66,7 @@ def _copy_learner(learn, dls, cbs, own):
 
 @contextmanager
 def _alone():
-    "Train as one process, also if there are others, which do not"
+    "Train as a single process, even if there are others"
     n = os.environ.pop('WORLD_SIZE', None)
     try: yield
     finally:
@@ -77,16 +77,16 @@ def trial_learner(
     learn:Learner, # The Learner that is to train
     dls:DataLoaders, # Data to train it with
     cbs:list=None, # Callbacks of the training
-    unfreeze:bool=False, # Train all layers, also if the body is frozen?
-    own:bool=True, # With callbacks that are not fastai's?
+    unfreeze:bool=False, # Train all layers, even if the body is frozen?
+    own:bool=True, # Include callbacks that are not fastai's?
 )->Learner:
-    "A copy of `learn` to try things with in a block, which shares nothing with it that training changes"
+    "A copy of `learn` for trials in a block, which shares nothing that training changes"
     res = _copy_learner(learn, dls, cbs, own)
     try:
         with _alone():
             if unfreeze: res.unfreeze()
             yield res
-    finally: res.__dict__.clear()     # model and optimizer go with it, not when Python next collects cycles
+    finally: res.__dict__.clear()     # frees model and optimizer now, not at the next garbage collection
 
 # %% ../nbs/09_trial.ipynb #844a6d66
 _no_memory = re.compile("out of memory|(can't|cannot) allocate memory|bad_alloc|can't start new thread|"
@@ -95,16 +95,16 @@ _no_memory = re.compile("out of memory|(can't|cannot) allocate memory|bad_alloc|
 def is_out_of_memory(
     e:Exception, # Raised by a training step
 )->bool:
-    "Is it an out-of-memory error, of a GPU or of the CPU?"
+    "Is it an out-of-memory error, on GPU or CPU?"
     if isinstance(e, (torch.OutOfMemoryError,MemoryError)): return True
     if isinstance(e, OSError): return e.errno==errno.ENOMEM
     return isinstance(e, RuntimeError) and bool(_no_memory.search(str(e)))
 
 class Repeated(GetAttr):
-    "One batch in place of those of a loader"
+    "A loader that repeats one batch"
     _default = 'dl'
     def __init__(self,
-        dl:TfmdDL, # Where all else comes from: a `DataLoader` of fastai, or any other
+        dl:TfmdDL, # The original `DataLoader`, fastai's or any other
         b:tuple, # The batch
         n:int=1, # How often
     ): self.dl,self.b,self.n = dl,b,n
@@ -115,10 +115,10 @@ def _first_batch(dl): return first(copy_dl(dl, num_workers=0) if isinstance(dl, 
 
 def repeat_batches(
     dls:DataLoaders, # Data of a stage
-    batches:list, # A batch for each of its loaders, None where there is none
+    batches:list, # A batch per loader; None for no batch
     n:int=1, # How often
 )->DataLoaders:
-    "`dls` with `batches` in place of their own"
+    "`dls` with `batches` instead of its own"
     res = copy(dls)
     res.loaders = [Repeated(dl, b, n if b is not None else 0) for dl,b in zip(dls.loaders, batches)]
     return res
@@ -127,10 +127,10 @@ def try_batches(
     learn:Learner, # The Learner that is to train
     dls:DataLoaders, # Data, from `repeat_batches`
     cbs:list=None, # Callbacks of the training
-    unfreeze:bool=False, # Train all layers, also if the body is frozen?
-    timer:Callback=None, # What measures
+    unfreeze:bool=False, # Train all layers, even if the body is frozen?
+    timer:Callback=None, # Callback that measures
 ):
-    "Train and validate a copy of `learn` with all batches of `dls`"
+    "Train and validate a copy of `learn` on all batches of `dls`"
     with same_random(), contextlib.redirect_stdout(io.StringIO()):
         try:
             with trial_learner(learn, dls, cbs, unfreeze, own=False) as trial: return trial.fit(1, cbs=timer)
@@ -140,16 +140,16 @@ def try_batches(
         with trial_learner(learn, dls, cbs, unfreeze) as trial:
             try: trial.fit(1, cbs=timer)
             except Exception as e:
-                if not trial.is_whole and not is_out_of_memory(e): return      # perhaps for a callback that is missing
+                if not trial.is_whole and not is_out_of_memory(e): return      # a missing callback may be the reason
                 raise without if str(e).startswith('Exception occured in') else e    # a callback that fails on its own
 
 def try_step(
     learn:Learner, # The Learner that is to train
     dls:DataLoaders, # Data of a stage
     cbs:list=None, # Callbacks of the training
-    unfreeze:bool=False, # Train all layers, also if the body is frozen?
+    unfreeze:bool=False, # Train all layers, even if the body is frozen?
 ):
-    "Take one training step with a batch of `dls`. Raises `torch.OutOfMemoryError`; `learn` stays as it is"
+    "Take one training step with a batch of `dls`. Raises `torch.OutOfMemoryError`; `learn` does not change"
     with same_random(): one = repeat_batches(dls, [_first_batch(dls.train), None])
     try_batches(learn, one, cbs, unfreeze)
 
@@ -164,7 +164,7 @@ def _memory():
     except OSError: return np.nan
 
 class _BatchTimer(Callback):
-    "Time the batches of an epoch, and end its training and its validation after some `seconds` each"
+    "Time the batches of an epoch, stopping training and validation after `seconds` each"
     order = 1000
     def __init__(self, seconds): self.seconds,self.memory,self.times = seconds,0.,{}
 
@@ -183,7 +183,7 @@ class _BatchTimer(Callback):
         raise CancelTrainException if self.training else CancelValidException
 
 def _epoch_seconds(times, n, skip):
-    "Of `n` batches, from the times of the first ones"
+    "Estimated seconds for `n` batches, from the times of the first ones"
     if not times: return 0.
     skip = min(skip, len(times)//2)
     per = (times[-1]-times[skip])/(len(times)-1-skip) if len(times)-1>skip else times[-1]
@@ -192,7 +192,7 @@ def _epoch_seconds(times, n, skip):
 def _n_workers(dl): return getattr(getattr(dl, 'fake_l', dl), 'num_workers', 0)
 
 def _filled(dl, seconds):
-    "`dl` with only what it reads in some `seconds`, whose pixels are kept then, and the times of these batches"
+    "`dl` limited to what it reads in `seconds`, with the pixels kept, and the times of these batches"
     if not hasattr(dl, 'kept'): return dl,[]
     dl,idxs = copy_dl(dl),dl.get_idxs()
     dl.get_idxs = lambda: idxs
@@ -213,10 +213,10 @@ def try_stage(
     learn:Learner, # The Learner that is to train
     dls:DataLoaders, # Data of a stage
     cbs:list=None, # Callbacks of the training
-    unfreeze:bool=False, # Train all layers, also if the body is frozen?
+    unfreeze:bool=False, # Train all layers, even if the body is frozen?
     seconds:float=2., # Time for each measurement, seconds
 )->dict: # `model`, `loading`, `epoch`, `first` epoch in seconds, `memory` in MiB
-    "What an epoch takes: the model alone, loading alone, and both; `learn` stays. Raises `torch.OutOfMemoryError`"
+    "Time an epoch: model alone, loading alone, both; `learn` does not change. Raises `torch.OutOfMemoryError`"
     alone,both = _BatchTimer(float('inf')),_BatchTimer(seconds)
     if torch.cuda.is_available(): torch.cuda.reset_peak_memory_stats()
     with same_random():
@@ -231,6 +231,6 @@ def try_stage(
     model = sum(np.median(np.diff(o))*n for o,n in zip(alone.times.values(), ns) if o)
     memory = max(alone.memory, both.memory)
     epoch = _all(both.times.values())
-    first = max(epoch, _all(filling))       # decoded copies are made in it
+    first = max(epoch, _all(filling))       # it makes the decoded copies
     res = dict(model=model, loading=_all(loading), epoch=epoch, first=first, memory=memory)
     return {k: float(v) for k,v in res.items()}

@@ -4,7 +4,7 @@ from pathlib import Path
 from fastai_progresize.fast.loaders import get_dls
 from fastai_progresize.samples import glyphs
 
-torch.backends.cudnn.deterministic = True      # equal to the last bit on a GPU too
+torch.backends.cudnn.deterministic = True      # bit-identical on a GPU too
 
 counts = Path(__file__).parent.parent/os.environ['COUNTS'] if 'COUNTS' in os.environ else None
 

@@ -209,7 +209,7 @@ def outcomes(d, limits):
 def test_little_memory(tmp_path):
     "No error of torch, and no model that is to blame"
     a,b,c = outcomes(tmp_path/'d', (2,30,2000))
-    assert 'Memory runs out as data and model are checked' in a and 'fit' in b and c=='fits'
+    assert 'Memory ran out while checking data and model' in a and 'fit' in b and c=='fits'
 
 @pytest.mark.long
 def test_any_memory(tmp_path, count):

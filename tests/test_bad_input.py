@@ -73,8 +73,8 @@ two = dict(n_epoch=4, sizes=(32,48))
     (dict(two, lr_max=(3e-3,1e-3)), ["fit='fine_tune', as in the book", "fit='fit_one_cycle', or one `lr_max`"]),
     (dict(n_epoch=[Stage(32, 2, lr=1e-3),Stage(48, 2)]), ["lr_max=(0.001,)", "fit='fine_tune', as in the book"]),
     (dict(two, fit='flat_cos', lr_max=(3e-3,1e-3)), ['one schedule over the whole run', 'pass one `lr_max`']),
-    (dict(two, fit='flat_cos', div=10.), ["div=10.0: fit='flat_cos' begins with the highest lr"]),
-    (dict(two, fit='flat_cos', moms=(.9,.8,.9)), ["moms=(0.9, 0.8, 0.9): fit='flat_cos' leaves momentum as it is"]),
+    (dict(two, fit='flat_cos', div=10.), ["div=10.0: fit='flat_cos' starts at the highest lr"]),
+    (dict(two, fit='flat_cos', moms=(.9,.8,.9)), ["moms=(0.9, 0.8, 0.9): fit='flat_cos' does not change momentum"]),
     (dict(n_epoch=4, fit='fit_flat_cos'), unknown_fit),
     (dict(two, fit='single_cycle', lr_max=(3e-3,1e-3)), ['one schedule over the whole run', 'pass one `lr_max`']),
     (dict(n_epoch=[Stage(32, 2, lr=1e-3),Stage(48, 2)], fit='single_cycle'), ['one schedule over the whole run']),
@@ -105,7 +105,7 @@ def _raise(size, bs): raise KeyError('no such file list')
 
 @pytest.mark.parametrize('get_dls,parts', [
     (_raise, ['get_dls failed for size=32, bs=8', 'no such file list']),
-    (lambda size,bs: None, ['get_dls returned None for size=32, bs=8', 'let it return `DataLoaders`']),
+    (lambda size,bs: None, ['get_dls returned None for size=32, bs=8', 'make it return `DataLoaders`']),
     (lambda: None, ['get_dls failed for size=32']),
 ])
 def test_get_dls(learn, get_dls, parts):
@@ -184,7 +184,7 @@ def test_normalize(learn, path):
     kw = dict(path=path, num_workers=0)
     with refused(learn, 'Normalize is missing in train at 32 px', 'Normalize.from_stats'):
         learn.fit_progressive(**two, get_dls=partial(get_dls, stats=None, **kw))
-    with refused(learn, 'other statistics'):
+    with refused(learn, 'different statistics'):
         learn.fit_progressive(**two, get_dls=partial(get_dls, stats=([0.]*3,[1.]*3), **kw))
 
 def test_lost_normalize_of_vision_learner(path):

@@ -189,10 +189,10 @@ def no_network(tmp_path, monkeypatch):
     monkeypatch.setenv('https_proxy', 'http://127.0.0.1:9')
 
 def test_no_network(no_network, tmp_path):
-    "One line that says what could not be fetched, and what to do"
+    "One line that says what could not be downloaded, and what to do"
     r = shell_command('ch14_cnn', cwd=tmp_path)
     line, = r.stderr.strip().splitlines()
-    assert r.returncode==1 and 'imagenette2-160.tgz could not be fetched' in line
+    assert r.returncode==1 and 'imagenette2-160.tgz could not be downloaded' in line
     assert '--path' in line and '--samples' in line
     assert not (tmp_path/'progresize-book').exists()
 
@@ -222,9 +222,9 @@ def test_data_are_told_apart(path, tmp_path):
     (['ch07_baseline','--subset',0], '--subset 0: pass a number of images'),
     (['ch07_baseline','--num-workers',-1], '--num-workers -1: pass an int of at least 0'),
     (['ch07_baseline','--scale',.1], '--bs 64 at 22 px is above the 28 images'),
-    (['ch07_baseline','--out','{path}/res'], 'is in the folder of images {path}: pass another, as {path}-res'),
+    (['ch07_baseline','--out','{path}/res'], 'is in the folder of images {path}: pass another, such as {path}-res'),
     (['ch07_baseline','--samples'], '--samples and --path {path}: pass only one'),
-    ([], '--path is for experiments: pass their names too, as ch07_progressive'),
+    ([], '--path is for experiments: pass their names too, such as ch07_progressive'),
 ])
 def test_bad_input(path, capsys, args, says):
     args = [str(o).format(path=path) for o in args]
@@ -236,7 +236,7 @@ def test_bad_input(path, capsys, args, says):
 def test_no_folder(tmp_path, capsys):
     "A line, and nothing remains"
     code,text = command('ch07_progressive', '--path', 'nowhere')
-    assert code==1 and 'progresize-book: --path nowhere is not there: pass the folder of a copy of Imagenette' in text
+    assert code==1 and 'progresize-book: --path nowhere does not exist: pass a folder with a copy of Imagenette' in text
     assert not list(tmp_path.iterdir())
 
 def test_samples_alone(tmp_path):

@@ -50,7 +50,7 @@ def test_valid_size(learn):
         assert list(learn.stage_history['size'])==[32,32,48,48,48]
 
 def test_early_stopping(learn):
-    "It ends the run, not the stage, and patience goes on over a switch"
+    "It ends the run, not the stage, and patience continues across a switch"
     learn.fit_progressive(**run, cbs=EarlyStoppingCallback(min_delta=100., patience=3))
     assert len(learn.stage_history)==4                       # first epoch is best, then three that are not
     assert tfms_size(learn.dls.train)==(48,48)
@@ -76,7 +76,7 @@ def test_show_graph(learn):
             self.learn.progress.mbar.update_graph = lambda g,*a: self.graphs.append([len(o[0]) for o in g])
     m = Mbar()
     learn.fit_progressive(**run, cbs=[ShowGraphCallback(), m])
-    assert m.graphs==[[3*i,i] for i in range(1, 6)]          # three batches an epoch, one curve over all of them
+    assert m.graphs==[[3*i,i] for i in range(1, 6)]          # three batches per epoch, one curve over all of them
 
 @pytest.mark.parametrize('fit', ['fit_one_cycle','single_cycle'])
 def test_accumulation(learn, fit):

@@ -210,7 +210,7 @@ def test_not_overwritten(path, tmp_path, stopped):
     file = (tmp_path/'models/b.pth').rename(tmp_path/'models/b.ckpt')
     for resume in (False,True):
         before = file.read_bytes()
-        says = 'b.ckpt is no checkpoint of `fit_progressive`. It is left as it is'
+        says = 'b.ckpt is not a checkpoint of `fit_progressive`. It was not changed'
         with pytest.raises(ValueError, match=says): run(learn, checkpoint='b', resume=resume)
         assert file.read_bytes()==before
 
@@ -247,7 +247,7 @@ def test_malicious(path, tmp_path):
         torch.save(place, tmp_path/'models/a.ckpt')
         for resume in (False,True):
             learn = new_learner(path, 1, folder=tmp_path)
-            with pytest.raises(ValueError, match='holds more than values'): run(learn, checkpoint='a', resume=resume)
+            with pytest.raises(ValueError, match='holds more than plain values'): run(learn, checkpoint='a', resume=resume)
     assert not (tmp_path/'ran').exists()
 
 @pytest.mark.parametrize('share', (0,.1,.5,.999))
@@ -261,7 +261,7 @@ def test_truncated(path, tmp_path, stopped, share):
     assert file.read_bytes()==cut
 
 def test_disk_full(path, tmp_path, monkeypatch):
-    "Training goes on, and the checkpoint before stays"
+    "Training continues, and the previous checkpoint is kept"
     save,calls = torch.save,[]
     def full(state, f):
         calls.append(f)
@@ -274,7 +274,7 @@ def test_disk_full(path, tmp_path, monkeypatch):
     class Look(Callback):
         order = 10_000
         def after_epoch(self): seen.append(torch.load(tmp_path/'models/a.ckpt', weights_only=True)['epoch'])
-    with pytest.warns(UserWarning, match='checkpoint after 2 epochs could not be written .* MiB are free.* goes on'):
+    with pytest.warns(UserWarning, match='checkpoint after 2 epochs could not be written .* MiB are free.* training continues'):
         run(learn, checkpoint='a', cbs=Look())
     assert seen==[0,1,1,3,4,5] and read_checkpoint(tmp_path/'models/a.ckpt')['epoch']==6
     assert {o.name for o in (tmp_path/'models').ls()}=={'a.ckpt','a.before.ckpt'}
@@ -289,7 +289,7 @@ def test_neutral(path, tmp_path):
 
 def test_accumulated(path, tmp_path):
     "Gradients that wait for more are kept"
-    def learner(): return new_learner(path, 1, [GradientAccumulation(16)], tmp_path)     # 24 images an epoch
+    def learner(): return new_learner(path, 1, [GradientAccumulation(16)], tmp_path)     # 24 images per epoch
     whole = learner()
     run(whole)
     with pytest.raises(KeyboardInterrupt): run(learner(), checkpoint='a', cbs=StopAt(7))

@@ -19,7 +19,7 @@ def test_fit(path, tmp_path):
             '--fit','fine_tune', '--num-workers',0]
     r = in_shell('progresize-fit', path, *args, '--out','res', cwd=tmp_path)
     assert r.returncode==0, r.stderr
-    says = ['32','48','accuracy','time saved','images/s at 32 px','Loaded again, it takes']
+    says = ['32','48','accuracy','time saved','images/s at 32 px','The exported learner predicts']
     check_fit(tmp_path/'res', r.stdout, says, n=3)
     assert 'Warning' not in r.stderr and 'Traceback' not in r.stderr
 
@@ -46,17 +46,17 @@ def test_fit_killed_and_resumed(path, tmp_path, capsys):
     assert 0<saved<6
     assert in_process(*cmd, '--resume', '--preflight')==(0,'')
     out = capsys.readouterr().out
-    assert 'Tried before training' in out and 'predicted were' in out
+    assert 'Tried before training' in out and ' were predicted' in out
     assert list(pd.read_csv(tmp_path/'res/history.csv').epoch)==list(range(6))
     code,says = in_process(*cmd[:-1], 'error')
     assert code==1 and 'bad.jpg cannot be read as an image' in says
 
 @pytest.mark.parametrize('args,says', [
-    (['--arch','resnet1'], "--arch resnet1 is no model of fastai, torchvision or timm"),
+    (['--arch','resnet1'], "--arch resnet1 is not a model of fastai, torchvision or timm"),
     (['--arch','AlexNet'], "--arch AlexNet: `vision_learner` cannot cut a body"),
     (['--sizes','48,32'], '--sizes 48,32 do not grow: pass the smallest first'),
     (['--sizes','32x48,16'], '--sizes 32x48,16 do not grow'),
-    (['--sizes','a,b'], "--sizes a,b: pass sizes in px, as 128,224, or height x width"),
+    (['--sizes','a,b'], "--sizes a,b: pass sizes in px, such as 128,224, or height x width"),
     (['--sizes','0'], "--sizes 0: pass sizes in px"),
     (['--sizes','20000'], '--sizes 20000: pass a size of at most 10000 px'),
     (['--sizes','32x20000'], '--sizes 32x20000: pass a size of at most 10000 px'),
@@ -64,18 +64,18 @@ def test_fit_killed_and_resumed(path, tmp_path, capsys):
     (['--epochs','1','--sizes','32,48'], ' epochs, or fewer --sizes'),
     (['--epochs','1,2,3','--sizes','32,48'], '--epochs has 3 values for 2 sizes'),
     (['--epochs','128,224'], 'pass --epochs and --sizes 128,224; if they are epochs, pass their --sizes too'),
-    (['--epochs','2.5'], '--epochs 2.5: pass whole numbers of at least 1, as 10, or 4,5 for two sizes'),
+    (['--epochs','2.5'], '--epochs 2.5: pass whole numbers of at least 1, such as 10, or 4,5 for two sizes'),
     (['--epochs','0'], '--epochs 0: pass whole numbers'),
     (['--epochs','2000000'], '--epochs 2000000: pass an int of at most 1000000'),
-    (['--sizes','32,48','--bs','100'], 'no batch: pass --bs 24 or less'),
+    (['--sizes','32,48','--bs','100'], 'on no batches: pass --bs 24 or less'),
     (['--bs','0'], '--bs 0: pass an int of at least 1'),
     (['--lr','-1'], '--lr -1.0: pass a positive, finite number'),
     (['--seed','-1'], '--seed -1: pass an int of at least 0'),
     (['--num-workers','-1'], '--num-workers -1: pass an int of at least 0'),
     (['--sizes','64','--presize','32'], '--presize 32 is below --sizes 64: pass a larger one'),
     (['--sizes','8','--epochs','1','--arch','alexnet','--bs','8'], 'pass --sizes that it can take'),
-    (['--out','{path}'], 'is in the folder of images {path}: pass another, as {path}-results'),
-    (['--out','{path}/train/A'], 'is in the folder of images {path}: pass another, as {path}-A'),
+    (['--out','{path}'], 'is in the folder of images {path}: pass another, such as {path}-results'),
+    (['--out','{path}/train/A'], 'is in the folder of images {path}: pass another, such as {path}-A'),
     (['--out','{path}/train/A/00000.jpg'], 'pass the path of a folder'),
 ])
 def test_fit_fails(path, tmp_path, capsys, args, says):
@@ -124,7 +124,7 @@ def test_resumed_elsewhere(path, tmp_path, monkeypatch, capsys):
     ("sizes=[(16, 24), 32] do not grow: pass the smallest first, or a list of `Stage`s, which may shrink",
      "--sizes 16x24,32 do not grow: pass the smallest first"),
     (f"Leak: 3 images. {check._fix} (check=False trains without these checks)",
-     "Leak: 3 images. Remove one of each two, or have both to train or both to validate with"),
+     "Leak: 3 images. Remove one of each pair, or put both in training or both in validation"),
     ("the wd=.1 of a_size=3 px, and n_epochs", "the wd=.1 of a_size=3 px, and n_epochs"),
 ])
 def test_as_flags(text, shown): assert as_flags(text, progresize_fit)==shown
@@ -141,7 +141,7 @@ def test_few_images(tmp_path, capsys):
     args = ['--sizes','16,24', '--epochs','1,1', '--arch','xresnet18', '--num-workers',0]
     assert in_process('progresize-fit', images, *args, '--out','res')==(0,'')
     out = capsys.readouterr().out
-    assert 'Batches are of 8 images, as there are only 48 to train on' in out
+    assert 'Using a batch size of 8, as there are only 48 training images' in out
     assert list(pd.read_csv(tmp_path/'res/history.csv').bs)==[8,8]
     assert 'time saved' not in out                                  # than what?
 
@@ -225,4 +225,4 @@ def test_console_scripts():
 @pytest.mark.long
 def test_demo(tmp_path):
     r = in_shell('progresize-demo', cwd=tmp_path)
-    assert r.returncode==0 and 'time saved' in r.stdout and 'Loaded again' in r.stdout
+    assert r.returncode==0 and 'time saved' in r.stdout and 'The exported learner predicts' in r.stdout

@@ -211,7 +211,7 @@ def test_run(folder, tmp_path, capsys):
     assert not hasattr(learn.dls.train, 'kept')
 
 def test_resumed_while_filling(folder, tmp_path):
-    "Stopped as the pixels of a stage are decoded: the bits of a run that was not stopped"
+    "Stopped while a stage's pixels are decoded: bit-identical to an uninterrupted run"
     def learner(name):
         set_seed(1)
         return small_learner(get_dls(32, 4, folder, num_workers=0, cache=tmp_path/name, decoded=True))
@@ -321,7 +321,7 @@ def test_kills(folder, tmp_path):
         pixels = Pixels(tmp_path, 40).reserve(files)
         n_there.append((pixels.there!=0).sum())
         check_true(pixels, files)
-    assert any(0<n<len(files) for n in n_there), n_there      # some were killed in the midst of it
+    assert any(0<n<len(files) for n in n_there), n_there      # some were killed during it
     filling()
     pixels = Pixels(tmp_path, 40).reserve(files)
     assert pixels.there.all()

@@ -1,4 +1,4 @@
-"`fit_progressive` is the loop written by hand with fastai alone: same weights to the last bit, lr and momentum too"
+"`fit_progressive` gives the weights, lr and momentum of the hand-written loop in plain fastai, bit-identical"
 import pytest
 from helpers import *
 from fastcore.test import equals

@@ -378,7 +378,7 @@ class Queue(Callback):
     def before_fit(self): self.last = collections.deque()
 
 def test_callbacks_are_kept(path, tmp_path):
-    "A moving average goes on after a stop, to the same bits"
+    "A moving average is resumed, bit-identical"
     whole = new_learner(path, 1, cbs=[Average()], folder=tmp_path/'a')
     run(whole)
     part = new_learner(path, 1, cbs=[Average()], folder=tmp_path/'b')
@@ -392,7 +392,7 @@ def test_callbacks_are_kept(path, tmp_path):
 def test_callbacks_that_start_over(path, tmp_path):
     learn = new_learner(path, 1, cbs=[Queue()], folder=tmp_path)
     before = weights(learn)
-    with pytest.raises(ValueError, match='`queue` has no `state_dict`: what it keeps as last .*check=False to go on'):
+    with pytest.raises(ValueError, match='`queue` has no `state_dict`: what it keeps as last .*check=False to train anyway'):
         run(learn, checkpoint='a')
     assert same_weights(before, weights(learn)) and not (tmp_path/'models'/'a.ckpt').exists()
     run(learn, checkpoint='a', check=False)

@@ -43,7 +43,7 @@ def batches(dls):
 @pytest.mark.parametrize('bs', (None,5))
 @pytest.mark.parametrize('kind', kinds)
 def test_own_size(path, kind, bs):
-    "The same transforms, and the same batches to the last bit"
+    "The same transforms, and bit-identical batches"
     own = kinds[kind](path)
     size = tfms_size(own.train)
     new = own.at_size(size, bs)

@@ -107,7 +107,7 @@ def test_kinds_work(path, tmp_path):
 @pytest.mark.long
 @pytest.mark.parametrize('name', [k for k,o in kinds.items() if not o.refused])
 def test_kills(processes, path, tmp_path, name, count):
-    "Three kills of each kind, the second and third in the run that goes on"
+    "Three kills of each kind, the second and third in the resumed run"
     seed = random.randrange(10**6)
     rng,began = random.Random(seed),time.time()
     want = end(processes, name, path, tmp_path/'whole')

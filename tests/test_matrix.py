@@ -51,7 +51,7 @@ class Trial:
 def trainable(learn): return {k: p.detach().cpu().clone() for k,p in learn.model.named_parameters() if p.requires_grad}
 
 def resumed(new, option):
-    "A run that was stopped and continued, which ends as one that nobody stopped does"
+    "A run that was stopped and resumed, which ends like an uninterrupted one"
     whole,stopped = new(),new()
     whole.fit(checkpoint=None, resume=False)
     set_seed(5)

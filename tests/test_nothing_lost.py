@@ -13,7 +13,7 @@ def stopped_and_resumed(new, n=7, **kwargs):
     return learn
 
 def same_run(new, new_whole, **kwargs):
-    "It ends as the run does that nobody stopped"
+    "It ends like an uninterrupted run"
     whole = new_whole()
     run(whole, cbs=StopAt(10**6), **kwargs)
     part = stopped_and_resumed(new, **kwargs)
@@ -40,7 +40,7 @@ class SmallFiles(Callback):
 
 def test_files_too_large(path, tmp_path):
     learn = new_learner(path, 1, folder=tmp_path)
-    with pytest.warns(UserWarning, match=r'after 2 epochs could not be written .*a.ckpt \(.*MiB are free.*goes on'):
+    with pytest.warns(UserWarning, match=r'after 2 epochs could not be written .*a.ckpt \(.*MiB are free.*training continues'):
         run(learn, checkpoint='a', check=False, cbs=[SmallFiles(1),StopAt(13, CancelFitException)])
     assert read_checkpoint(tmp_path/'models/a.ckpt')['epoch']==4
     assert {o.name for o in (tmp_path/'models').ls()}=={'a.ckpt','a.before.ckpt'}
@@ -55,7 +55,7 @@ def small_disk(tmp_path):
     subprocess.run(['umount',d])
 
 def test_full_disk(path, small_disk):
-    "From some epoch on nothing can be written: training goes on, and what is there is whole"
+    "From some epoch on nothing can be written: training continues, and what is there is whole"
     learn = new_learner(path, 2)
     with pytest.warns(UserWarning, match='could not be written') as found: run(learn, checkpoint=small_disk/'a')
     assert len(learn.stage_history)==6 and len(found)<6
@@ -139,7 +139,7 @@ crafted = [*(_without(k) for k in ('epoch','model','opt','grads','cbs','random',
 
 @pytest.mark.parametrize('i', range(0, len(crafted), 5))
 def test_crafted(path, saved, tmp_path, i):
-    "Whatever a checkpoint holds: the run goes on, or a `ValueError` before anything has changed"
+    "Whatever a checkpoint holds: the run continues, or a `ValueError` before anything has changed"
     for change in crafted[i:i+5]:
         state = read_checkpoint(saved)
         change(state)
@@ -157,7 +157,7 @@ def test_crafted(path, saved, tmp_path, i):
 def test_places(path, tmp_path, name):
     learn = new_learner(path, 1, folder=tmp_path)
     before = weights(learn)
-    with pytest.raises(ValueError, match='No checkpoint can be written to .*pass the path'): run(learn, checkpoint=name)
+    with pytest.raises(ValueError, match='No checkpoint can be written to .*pass a file path'): run(learn, checkpoint=name)
     assert same_weights(before, weights(learn)) and learn.opt is None
 
 def test_models_is_a_file(path, tmp_path):
@@ -214,12 +214,12 @@ def test_removed_best(path, tmp_path):
         def before_epoch(self):
             if self.epoch==5: (self.path/'models'/'model.pth').unlink(missing_ok=True)
     best = lambda: SaveModelCallback(monitor='accuracy', min_delta=.9)
-    with pytest.warns(UserWarning, match='model.pth, is gone: the last weights take its place'):
+    with pytest.warns(UserWarning, match='model.pth, is missing: the last weights are saved instead'):
         run(new_learner(path, 1, [best(),Remove()], tmp_path), checkpoint='a')
     with pytest.raises(KeyboardInterrupt):
         run(new_learner(path, 1, [best()], tmp_path), checkpoint='b', cbs=StopAt(7))
     (tmp_path/'models'/'model.pth').unlink()
-    with pytest.warns(UserWarning, match='model.pth, is gone: the best of the epochs to come'):
+    with pytest.warns(UserWarning, match='model.pth, is missing: the best of the remaining epochs'):
         run(new_learner(path, 1, [best()], tmp_path), checkpoint='b', resume=True)
     assert (tmp_path/'models'/'model.pth').exists()
 

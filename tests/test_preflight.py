@@ -155,8 +155,8 @@ def test_minutes_trains(path):
     assert len(learn.stage_history)==res.plan.n_epoch
 
 @pytest.mark.parametrize('args,says', [
-    (dict(), 'n_epoch=None, minutes=None: pass the epochs, or the `minutes`'),
-    (dict(n_epoch=3, minutes=2), 'n_epoch=3, minutes=2: pass the epochs, or'),
+    (dict(), 'n_epoch=None, minutes=None: pass either the epochs or the `minutes`'),
+    (dict(n_epoch=3, minutes=2), 'n_epoch=3, minutes=2: pass either the epochs or'),
     (dict(minutes=-1), 'minutes=-1: pass a positive, finite number'),
     (dict(minutes='a'), "minutes='a': pass a positive"),
     (dict(minutes=1e-4, seconds=.05), 'the shortest run, of 1 epochs, takes 0.0'),
@@ -171,9 +171,9 @@ def test_not_worth_it():
     def _says(small): return Preflight(Plan((4,2), (32,64), bs=32, fit='single_cycle'), [small,_times(4., 2.)])
     assert _says(_times(1.1, 1.)).warnings==[]
     loading = _says(_times(1.1, 3.9))
-    assert loading.warnings==["An epoch at 32 px takes 98% of one at 64 px, for 25% of its pixels; loading bounds it:"
+    assert loading.warnings==["An epoch at 32 px takes 98% of one at 64 px, for 25% of its pixels; loading is the bottleneck:"
                               " `cache=True`, or more workers", 'Progressive resizing is not worth it here']
-    assert 'the model\'s time does not follow the pixels' in _says(_times(2.6, 1.)).warnings[0]
+    assert 'the model\'s time does not scale with the pixels' in _says(_times(2.6, 1.)).warnings[0]
     assert len(_says(_times(2.6, 1.)).warnings)==1
     assert '<code>cache=True</code>' in loading._repr_html_() and 'not worth it here' in repr(loading)
     near = Preflight(Plan((4,2), (56,64), bs=32, fit='single_cycle'), [_times(3.1, 2.),_times(4., 2.)])

@@ -222,5 +222,5 @@ def test_resume_without_epoch_loop(path, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt): run(learn, checkpoint='a', cbs=StopAt(4))
     monkeypatch.delattr(Learner, '_do_fit')
     again = new_learner(path, 1, folder=tmp_path)
-    with pytest.raises(ValueError, match='another loop over the epochs, so that a run cannot be resumed'):
+    with pytest.raises(ValueError, match='different loop over epochs, so runs cannot be resumed'):
         run(again, check=False, checkpoint='a', resume=True)

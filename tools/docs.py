@@ -16,18 +16,18 @@ from smalldocs.site import Site
 _no_problem = re.compile(r'unknown key format-links|format commonmark|format.html.(keep-md|grid|canonical-url) is ignored|'
                          r'.*: output-file is not read')
 
-# what smalldocs writes, and what stands in its place
+# corrections of the HTML that smalldocs writes: pattern, replacement
 _replace = [(re.compile(a, re.S), b) for a,b in (
-    # decoration that has no name
+    # icons are decoration, not images
     (r'(<i [^>]*)role="img"', r'\1aria-hidden="true"'),
-    # sections of the sidebar: buttons that the keyboard reaches, each once
+    # sections of the sidebar: buttons in tab order, each once
     (r'data-bs-target="(#[^"]+)" role="navigation"', r'data-bs-target="\1" href="\1" role="button"'),
     (r'(<a [^>]*aria-label="Toggle section")', r'\1 tabindex="-1" aria-hidden="true"'),
     (r'(<a class="quarto-color-scheme-toggle)', r'<a role="button" aria-label="Dark mode" class="quarto-color-scheme-toggle'),
-    # search beside the menu, not in it: a phone hides the menu
+    # search next to the menu, not in it, as a phone hides the menu
     (r'(<button class="navbar-toggler".*?)(<div class="quarto-navbar-tools">.*?dropdown-menu"></div></div></div>)',
      r'\2\1'),
-    # tables scroll on a phone, by keyboard too
+    # tables scroll on a phone, also by keyboard
     (r'(<div class="cell-output cell-output-display)">(?=\s*<(?:div|style|table))',
      r'\1" tabindex="0" role="group" aria-label="Table">'),
     # a name for each landmark
@@ -36,7 +36,7 @@ _replace = [(re.compile(a, re.S), b) for a,b in (
     (r'<nav (id="quarto-sidebar")', r'<nav aria-label="Pages" \1'),
     (r'<div (id="quarto-margin-sidebar")', r'<div role="complementary" aria-label="On this page" \1'),
     (r'<nav (class="page-navigation)', r'<nav aria-label="Previous and next page" \1'),
-    # on a phone the page's contents are folded
+    # on a phone the table of contents is collapsed
     (r'<nav [^>]*id="TOC-body"[^>]*><h2>(.*?)</h2>(.*?)</nav>',
      r'<details id="TOC-body"><summary>\1</summary><nav aria-label="\1">\2</nav></details>'),
 )]
@@ -62,7 +62,7 @@ class NbSite(Site):
 
     def copy_assets(self, nav):
         super().copy_assets(nav)
-        for f in self.out.rglob('themes/*.css'):    # no fonts from elsewhere
+        for f in self.out.rglob('themes/*.css'):    # no fonts from other servers
             f.write_text(re.sub(r'@import url\(https?:[^)]*\);', '', f.read_text(encoding='utf-8')), encoding='utf-8')
 
     def write_llms_txt(self):
@@ -77,7 +77,7 @@ class NbSite(Site):
         (self.out/'llms.txt').write_text('\n'.join(lines)+'\n', encoding='utf-8')
 
     def finish(self):
-        "What smalldocs lacks: the address of each page, and what a keyboard, a screen reader and a phone need"
+        "Add what smalldocs lacks: canonical links, and fixes for keyboards, screen readers and phones"
         for page in self.pages.values():
             f = self.out/page.out
             text = f.read_text(encoding='utf-8')
@@ -96,7 +96,7 @@ def main(
     cfg = get_config()
     out = Path(out or cfg.doc_path).absolute()
     if out.exists() and any(out.iterdir()) and not (out/'site_libs').exists():
-        sys.exit(f'{out} is there and is not a site')
+        sys.exit(f'{out} exists and is not a site')
     refresh_quarto_yml()
     src = proc_nbs(force=True, n_workers=1)     # one import of fastai for all pages
     with TemporaryDirectory(dir=src, prefix='_') as tmp:
