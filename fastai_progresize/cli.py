@@ -74,7 +74,7 @@ def _default_bs(n):
 
 def _own_bs(data, size):
     "The bs for a plan that leaves it open"
-    n = len(data(size, 1, verify=False, cache=False).train_ds)
+    n = len(data(size, 1, verify=False, cache=False, decoded=False).train_ds)
     bs = _default_bs(n)
     if bs<64: print(f"Using a batch size of {bs}, as there are only {n} training images\n")
     return bs

@@ -142,6 +142,7 @@ def progresize_fit(
     compare:store_true=False, # Also train at the final size throughout
     presize:int=None, # Size of items before augmentation, px
     cache:store_true=False, # Keep small copies of large photographs, which load faster
+    decoded:store_true=False, # Keep the pixels of all images, which load fastest and take more of the disk
     seed:int=42, # Seed of training, and of a random split
     verify:Annotated[str, dict(choices=['error','skip'])]=None, # Read all images first: stop at bad files, or skip them
     checkpoint:store_true=False, # Save the state of the run in --out at the end of each epoch
@@ -158,7 +159,8 @@ def progresize_fit(
     learner = partial(folder_learner, arch=arch, pretrained=pretrained, lr=lr)
     with bars_in_terminal():
         fit_folder(Path(path), Path(out), plan, compare, seed, learner, checkpoint, resume, preflight or None,
-                   presize=presize, cache=cache, num_workers=num_workers, verify=True if verify=='error' else verify)
+                   presize=presize, cache=cache, decoded=decoded, num_workers=num_workers,
+                   verify=True if verify=='error' else verify)
 
 # %% ../nbs/21_commands.ipynb #72ff0ffe
 @command("""  progresize-book

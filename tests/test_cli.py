@@ -150,7 +150,7 @@ def test_default_bs():
 
 def lines_and_bars(path, capsys):
     args = ['--sizes','24,32', '--epochs','1,2', '--arch','xresnet18', '--bs','8', '--num-workers',0, '--verify','skip',
-            '--cache']
+            '--cache', '--decoded']
     assert in_process('progresize-fit', path, *args, '--out','res')==(0,'')
     out = capsys.readouterr().out
     return out,[o.split() for o in out.splitlines() if re.match(r' *\d+  ', o)]
