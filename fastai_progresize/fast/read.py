@@ -125,7 +125,7 @@ def _crop_kept(self:ScaledImage, sz, tl, resize_mode, resize_to):
     i = self.kept.rows[str(self.fn)]
     by = self.kept.factors(i)
     if any(b>(s+1)/max(r-.5, 1.5) for b,s,r in zip(by, sz, resize_to)): return      # `sz` was cut to whole pixels
-    is_cut = all(abs(s/b-r)<max(1, 1.01/b) for s,b,r in zip(sz, by, resize_to))
+    is_cut = all(abs(s/b-r)<1+1/b for s,b,r in zip(sz, by, resize_to))
     if not is_cut and resize_mode not in torch_modes: return
     self.kept.fill(self.fn)
     if is_cut: return self.kept.crop(i, resize_to, tl)
