@@ -392,7 +392,8 @@ def test_callbacks_are_kept(path, tmp_path):
 def test_callbacks_that_start_over(path, tmp_path):
     learn = new_learner(path, 1, cbs=[Queue()], folder=tmp_path)
     before = weights(learn)
-    with pytest.raises(ValueError, match='`queue` has no `state_dict`: what it keeps as last .*check=False to train anyway'):
+    says = '`queue` has no `state_dict`: what it keeps as last .*check=False to train anyway'
+    with pytest.raises(ValueError, match=says):
         run(learn, checkpoint='a')
     assert same_weights(before, weights(learn)) and not (tmp_path/'models'/'a.ckpt').exists()
     run(learn, checkpoint='a', check=False)
