@@ -454,7 +454,7 @@ def test_losses_and_models_that_count(folder):
 # 10. arguments
 
 def test_numbers_that_look_like_sizes(folder):
-    with pytest.raises(ValueError, match=re.escape('n_epoch=(32, 64) would be 96 epochs, and looks like sizes')):
+    with pytest.raises(ValueError, match=re.escape('n_epoch=(32, 64) would be 96 epochs and looks like sizes')):
         cnn(folder).fit_progressive((32,64))
     assert Plan((32,64), sizes=(16,32)).n_epoch==96 and Plan((3,5), size=64).n_epoch==8
 
