@@ -267,7 +267,7 @@ def _run(e, seed, dls, out):
     resume = saved.exists()
     with epoch_lines(learn):
         if e.lr_find and not (out/'lr_find.png').exists(): _show_lr(e, learn, out)
-        print(f"{e.name}, seed {seed}{', resumed' if resume else ''}")
+        print(f"{e.name}, seed {seed}{': resumed' if resume else ''}")
         learn.fit_progressive(e.plan, get_dls=dls, check=not e.leak, checkpoint=saved.with_suffix(''), resume=resume)
         df = learn.stage_history.assign(run=e.name, seed=seed, book=e.accuracy, book_seconds=_per_size(e.seconds))
         if e.tta: df.loc[df.index[-1],'tta'] = accuracy(*learn.tta()).item()

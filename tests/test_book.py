@@ -178,7 +178,7 @@ def test_killed_and_resumed(path, tmp_path, capsys):
         out[o] = capsys.readouterr().out
     assert 'seed 1: ' in out['a'] and 'seed 0' not in out['a']
     says = first(l for l in out['a'].splitlines() if 'seed 1: ' in l)
-    assert says.endswith('continues')
+    assert says.endswith('resumed')
     a,b = (pd.read_csv(first((tmp_path/o).iterdir())/'epochs.csv') for o in 'ab')
     for k in ('run','seed','epoch','size','train_loss','valid_loss','accuracy'): assert a[k].equals(b[k]), k
     assert list(a.seed)==[0]*10+[1]*10

@@ -247,7 +247,8 @@ def test_malicious(path, tmp_path):
         torch.save(place, tmp_path/'models/a.ckpt')
         for resume in (False,True):
             learn = new_learner(path, 1, folder=tmp_path)
-            with pytest.raises(ValueError, match='holds more than plain values'): run(learn, checkpoint='a', resume=resume)
+            with pytest.raises(ValueError, match='holds more than plain values'):
+                run(learn, checkpoint='a', resume=resume)
     assert not (tmp_path/'ran').exists()
 
 @pytest.mark.parametrize('share', (0,.1,.5,.999))
@@ -274,7 +275,8 @@ def test_disk_full(path, tmp_path, monkeypatch):
     class Look(Callback):
         order = 10_000
         def after_epoch(self): seen.append(torch.load(tmp_path/'models/a.ckpt', weights_only=True)['epoch'])
-    with pytest.warns(UserWarning, match='checkpoint after 2 epochs could not be written .* MiB are free.* training continues'):
+    says = 'checkpoint after 2 epochs could not be written .* MiB are free.* training continues'
+    with pytest.warns(UserWarning, match=says):
         run(learn, checkpoint='a', cbs=Look())
     assert seen==[0,1,1,3,4,5] and read_checkpoint(tmp_path/'models/a.ckpt')['epoch']==6
     assert {o.name for o in (tmp_path/'models').ls()}=={'a.ckpt','a.before.ckpt'}

@@ -392,7 +392,8 @@ def test_callbacks_are_kept(path, tmp_path):
 def test_callbacks_that_start_over(path, tmp_path):
     learn = new_learner(path, 1, cbs=[Queue()], folder=tmp_path)
     before = weights(learn)
-    with pytest.raises(ValueError, match='`queue` has no `state_dict`: what it keeps as last .*check=False to train anyway'):
+    says = '`queue` has no `state_dict`: what it keeps as last .*check=False to train anyway'
+    with pytest.raises(ValueError, match=says):
         run(learn, checkpoint='a')
     assert same_weights(before, weights(learn)) and not (tmp_path/'models'/'a.ckpt').exists()
     run(learn, checkpoint='a', check=False)
@@ -453,7 +454,7 @@ def test_losses_and_models_that_count(folder):
 # 10. arguments
 
 def test_numbers_that_look_like_sizes(folder):
-    with pytest.raises(ValueError, match=re.escape('n_epoch=(32, 64) would be 96 epochs, and looks like sizes')):
+    with pytest.raises(ValueError, match=re.escape('n_epoch=(32, 64) would be 96 epochs and looks like sizes')):
         cnn(folder).fit_progressive((32,64))
     assert Plan((32,64), sizes=(16,32)).n_epoch==96 and Plan((3,5), size=64).n_epoch==8
 

@@ -40,7 +40,8 @@ class SmallFiles(Callback):
 
 def test_files_too_large(path, tmp_path):
     learn = new_learner(path, 1, folder=tmp_path)
-    with pytest.warns(UserWarning, match=r'after 2 epochs could not be written .*a.ckpt \(.*MiB are free.*training continues'):
+    says = r'after 2 epochs could not be written .*a.ckpt \(.*MiB are free.*training continues'
+    with pytest.warns(UserWarning, match=says):
         run(learn, checkpoint='a', check=False, cbs=[SmallFiles(1),StopAt(13, CancelFitException)])
     assert read_checkpoint(tmp_path/'models/a.ckpt')['epoch']==4
     assert {o.name for o in (tmp_path/'models').ls()}=={'a.ckpt','a.before.ckpt'}
@@ -157,7 +158,8 @@ def test_crafted(path, saved, tmp_path, i):
 def test_places(path, tmp_path, name):
     learn = new_learner(path, 1, folder=tmp_path)
     before = weights(learn)
-    with pytest.raises(ValueError, match='No checkpoint can be written to .*pass a file path'): run(learn, checkpoint=name)
+    says = 'No checkpoint can be written to .*pass a file path'
+    with pytest.raises(ValueError, match=says): run(learn, checkpoint=name)
     assert same_weights(before, weights(learn)) and learn.opt is None
 
 def test_models_is_a_file(path, tmp_path):

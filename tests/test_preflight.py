@@ -171,8 +171,9 @@ def test_not_worth_it():
     def _says(small): return Preflight(Plan((4,2), (32,64), bs=32, fit='single_cycle'), [small,_times(4., 2.)])
     assert _says(_times(1.1, 1.)).warnings==[]
     loading = _says(_times(1.1, 3.9))
-    assert loading.warnings==["An epoch at 32 px takes 98% of one at 64 px, for 25% of its pixels; loading is the bottleneck:"
-                              " `cache=True`, or more workers", 'Progressive resizing is not worth it here']
+    assert loading.warnings==["An epoch at 32 px takes 98% of one at 64 px, for 25% of its pixels; loading is the"
+                              " bottleneck: try `cache=True`, or more workers",
+                              'Progressive resizing is not worth it here']
     assert 'the model\'s time does not scale with the pixels' in _says(_times(2.6, 1.)).warnings[0]
     assert len(_says(_times(2.6, 1.)).warnings)==1
     assert '<code>cache=True</code>' in loading._repr_html_() and 'not worth it here' in repr(loading)
