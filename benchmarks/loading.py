@@ -49,19 +49,25 @@ def grad(dl, epochs):
     "Mean absolute gradient of the images"
     return np.mean([_grad(x) for _ in range(epochs) for x,*_ in dl])
 
-def sharpness(pairs):
-    small,large = photos(600, 300),photos(100, 20, (4000,3000))
+def _sharpness(todo):
     plain = dict(stats=False, max_lighting=0)
-    todo = [(f'get_dls {s}', s, small, ours, {}) for s in (224,128,64)]
-    todo += [('at_size 128', 128, small, derived, {}), ('12 megapixels 128', 128, large, ours, {}),
-             ('12 megapixels 128, cache', 128, large, ours, dict(cache=True))]
-    todo += [(f'get_dls {s}, decoded', s, small, ours, dict(cache=fresh_cache(), decoded=True)) for s in (224,128,64)]
     for name,size,path,get,kw in todo:
         b,a = book(size, path, **plain),get(size, path, **plain, **kw)
         for dl in b.loaders+a.loaders: dl.bs = 2        # the book has one crop for each batch: many of them
         for part,n in (('train',6),('valid',1)):
             yield dict(measure=f'sharpness, {part}', what=name, book=grad(getattr(b, part), n),
                        ours=grad(getattr(a, part), n), target='0.97 to 1.05')
+
+def sharpness(pairs):
+    small,large = photos(600, 300),photos(100, 20, (4000,3000))
+    todo = [(f'get_dls {s}', s, small, ours, {}) for s in (224,128,64)]
+    todo += [('at_size 128', 128, small, derived, {}), ('12 megapixels 128', 128, large, ours, {}),
+             ('12 megapixels 128, cache', 128, large, ours, dict(cache=True))]
+    yield from _sharpness(todo)
+
+def decoded_sharpness(pairs):
+    copies = dict(cache=fresh_cache(), decoded=True)
+    yield from _sharpness([(f'get_dls {s}, decoded', s, photos(600, 300), ours, copies) for s in (224,128,64)])
 
 def batches(pairs):
     for size,times,target in ((224,2,3),(128,5,5),(64,8,8)):
@@ -121,26 +127,26 @@ def fresh_cache():
 
 def many(): return photos(8000, 1000)
 
-def _map_batches(pixels, seed):
-    "Slices of the map, copied into batches"
-    rng,data = random.Random(seed),pixels.data.numpy()
-    rows,(h,w) = list(pixels.rows.values()),pixels.size
-    rng.shuffle(rows)
-    for part in chunked(rows, bs):
-        b = np.empty((len(part),3,h,w), np.uint8)
-        for i,r in enumerate(part):
-            e = pixels.entries[r]
-            x = data[e['at']:e['at']+3*e['h']*e['w']].reshape(3, e['h'], e['w'])
-            top,left = rng.randrange(e['h']-h+1),rng.randrange(e['w']-w+1)
-            b[i] = x[:,top:top+h,left:left+w]
+class MapBatches(torch.utils.data.IterableDataset):
+    "Slices of the map with a random crop, copied into batches by numpy"
+    def __init__(self, pixels): self.pixels = pixels
+    def __iter__(self):
+        info,p = torch.utils.data.get_worker_info(),self.pixels
+        rng,data,(h,w) = random.Random(info.id),p.data.numpy(),p.size
+        rows = list(p.rows.values())[info.id::info.num_workers]
+        rng.shuffle(rows)
+        for part in chunked(rows, bs):
+            b = np.empty((len(part),3,h,w), np.uint8)
+            for i,r in enumerate(part):
+                e = p.entries[r]
+                x = data[e['at']:e['at']+3*e['h']*e['w']].reshape(3, e['h'], e['w'])
+                top,left = rng.randrange(e['h']-h+1),rng.randrange(e['w']-w+1)
+                b[i] = x[:,top:top+h,left:left+w]
+            yield [torch.from_numpy(b)]
 
 def bare_map(pixels):
-    "Images per second of numpy alone, in as many processes"
-    ps = [multiprocessing.Process(target=_map_batches, args=(pixels, i)) for i in range(workers)]
-    t = time.perf_counter()
-    for p in ps: p.start()
-    for p in ps: p.join()
-    return workers*len(pixels.rows)/(time.perf_counter()-t)
+    "Torch's `DataLoader` over numpy alone, in as many processes"
+    return torch.utils.data.DataLoader(MapBatches(pixels), batch_size=None, num_workers=workers)
 
 def _fill(dls):
     for dl in dls.loaders:
@@ -156,8 +162,13 @@ def decoded(pairs):
                    **paired(partial(read, items_only(book(size, path))), partial(read, a), pairs))
         yield dict(measure=measure, what=f'{what}, over get_dls {size}', target={128:4, 64:6}.get(size),
                    **paired(partial(read, items_only(ours(size, path))), partial(read, a), pairs))
-        yield dict(measure=measure, what=f'{what}, over numpy alone', target=.5,
-                   **paired(partial(bare_map, a.kept.pixels), partial(read, a), pairs))
+
+def over_numpy(pairs):
+    path = many()
+    for size in (224,128,64):
+        a = _fill(ours(size, path, cache=fresh_cache(), decoded=True))
+        yield dict(measure='images/s, items alone', what=f'get_dls {size}, decoded, over numpy alone', target=.5,
+                   **paired(partial(read, bare_map(a.kept.pixels)), partial(read, a), pairs))
 
 def filling(pairs):
     path = many()
@@ -233,7 +244,7 @@ def copies_memory(pairs):
     yield dict(measure='memory, MiB', what='three stages, decoded, over without copies', target='at most 200 more',
                **paired(*runs, 2))
 
-tables = 'sharpness batches items over_pillow at_size large decoded filling stand_in copies_memory'.split()
+tables = 'sharpness decoded_sharpness batches items over_pillow at_size large decoded over_numpy filling stand_in copies_memory'.split()
 
 @call_parse
 def main(

@@ -12,7 +12,7 @@ def paired(a, b, n):
     return dict(book=np.median(xs), ours=np.median(ys), ratio=np.median(rs), low=rs.min(), high=rs.max())
 
 def save_rows(name, rows):
-    "Print `rows` as they come, and put them under `name` in the file of all results; plot those that are there"
+    "Print `rows` as they come, and put them under `name` in the file of all results"
     res = []
     for r in rows:
         if 'ratio' not in r and 'book' in r: r['ratio'] = r['ours']/r['book']
@@ -20,7 +20,6 @@ def save_rows(name, rows):
         print(res[-1], flush=True)
     old = json.loads(results.read_text()) if results.exists() else {}
     results.write_text(json.dumps({**old, name: res}, indent=1))
-    plot_speed().savefig(results.with_suffix('.png'), dpi=100, bbox_inches='tight')
 
 def load(*names):
     "The rows saved under `names` as a table"
@@ -29,7 +28,7 @@ def load(*names):
 
 def _rate(what, k='book'):
     "Images per second in the rows of decoded copies"
-    df = load('decoded')
+    df = load('decoded', 'over_numpy')
     return [df[df.what==what.format(size)][k].item() for size in _sizes]
 
 _sizes = 224,128,64
