@@ -244,7 +244,8 @@ def copies_memory(pairs):
     yield dict(measure='memory, MiB', what='three stages, decoded, over without copies', target='at most 200 more',
                **paired(*runs, 2))
 
-tables = 'sharpness decoded_sharpness batches items over_pillow at_size large decoded over_numpy filling stand_in copies_memory'.split()
+tables = ('sharpness decoded_sharpness batches items over_pillow at_size large decoded over_numpy filling stand_in'
+          ' copies_memory').split()
 
 @call_parse
 def main(
