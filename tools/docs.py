@@ -30,6 +30,7 @@ _replace = [(re.compile(a, re.S), b) for a,b in (
     # tables scroll on a phone, also by keyboard
     (r'(<div class="cell-output cell-output-display)">(?=\s*<(?:div|style|table))',
      r'\1" tabindex="0" role="group" aria-label="Table">'),
+    (r'(<div class="sd-table)">', r'\1" tabindex="0" role="group" aria-label="Table">'),
     # a name for each landmark
     (r'<nav (class="navbar )', r'<nav aria-label="Site" \1'),
     (r'<nav (class="quarto-secondary-nav)', r'<nav aria-label="This page" \1'),
