@@ -36,7 +36,8 @@ table = dict(
     with_aug=(lambda g: g.dls.with_aug, {}, 'by'),
     fast=(lambda g: g.dls.fast, {}, 'cache decoded'),
     get_dls=(lambda g: partial(get_dls, path=g.path), dict(size=16, bs=4, num_workers=0),
-             'size bs path num_workers seed stats presize cache decoded verify dblock min_scale max_rotate min_zoom max_zoom'
+             'size bs path num_workers seed stats presize cache decoded verify dblock min_scale'
+             ' max_rotate min_zoom max_zoom'
              ' max_lighting max_warp p_affine p_lighting xtra_tfms mode pad_mode align_corners mult'),
     show_stages=(lambda g: partial(show_stages, g.dls), dict(sizes=(16,24)), 'sizes n ds_idx figsize'),
     show_function=(lambda g: partial(show_stages, sizes=(16,24)), {}, 'get_dls'),

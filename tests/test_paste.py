@@ -88,4 +88,5 @@ def marked(name):
 def test_paste(name, empty_home):
     cells = [nbformat.v4.new_code_cell(o) for o in (few_images, *pasted(name))]
     nb = nbformat.v4.new_notebook(cells=cells)
-    NotebookClient(nb, timeout=300, kernel_name='python3', resources=dict(metadata=dict(path=str(empty_home)))).execute()
+    where = dict(metadata=dict(path=str(empty_home)))
+    NotebookClient(nb, timeout=300, kernel_name='python3', resources=where).execute()

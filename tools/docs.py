@@ -13,8 +13,8 @@ from smalldocs.layout import SiteNav
 from smalldocs.site import Site
 
 # Quarto's
-_no_problem = re.compile(r'unknown key format-links|format commonmark|format.html.(keep-md|grid|canonical-url) is ignored|'
-                         r'.*: output-file is not read')
+_no_problem = re.compile(r'unknown key format-links|format commonmark|.*: output-file is not read|'
+                         r'format.html.(keep-md|grid|canonical-url) is ignored')
 
 # corrections of the HTML that smalldocs writes: pattern, replacement
 _replace = [(re.compile(a, re.S), b) for a,b in (
@@ -23,7 +23,7 @@ _replace = [(re.compile(a, re.S), b) for a,b in (
     # sections of the sidebar: buttons in tab order, each once
     (r'data-bs-target="(#[^"]+)" role="navigation"', r'data-bs-target="\1" href="\1" role="button"'),
     (r'(<a [^>]*aria-label="Toggle section")', r'\1 tabindex="-1" aria-hidden="true"'),
-    (r'(<a class="quarto-color-scheme-toggle)', r'<a role="button" aria-label="Dark mode" class="quarto-color-scheme-toggle'),
+    (r'<a (class="quarto-color-scheme-toggle)', r'<a role="button" aria-label="Dark mode" \1'),
     # search next to the menu, not in it, as a phone hides the menu
     (r'(<button class="navbar-toggler".*?)(<div class="quarto-navbar-tools">.*?dropdown-menu"></div></div></div>)',
      r'\2\1'),

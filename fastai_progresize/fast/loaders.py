@@ -11,7 +11,8 @@ __all__ = ['get_dls']
 import functools
 from copy import copy
 from fastai.vision.all import *
-from ..stage import check_bool, check_count, check_folder, check_seed, check_workers, hw, is_number, short_size
+from ..stage import (check_bool, check_count, check_folder, check_seed, check_workers, hw, is_number,
+                                     short_size)
 from ..files import all_files, check_files, image_files, item_files, verified_splitter
 from ..data import copy_dl, same_random, tfms_size
 from .pixels import Pixels

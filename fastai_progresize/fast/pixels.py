@@ -219,8 +219,8 @@ def _claim(self:Pixels, end, n):
     what = (f"Decoded copies of {n:,} images at {short_size(self.size)} px take {_mib(need)}, and {_mib(free)} are free"
             f" in {self.folder}")
     if need>.95*free:
-        raise ValueError(f"{what}: free some space (`clear_cache` removes older copies), pass another folder as `cache=`,"
-                         " or omit `decoded`")
+        raise ValueError(f"{what}: free some space (`clear_cache` removes older copies), pass another folder as"
+                         " `cache=`, or omit `decoded`")
     print(what)
     try: os.posix_fallocate(self.f.fileno(), 0, end)
     except (AttributeError,OSError) as e:
