@@ -64,7 +64,8 @@ class Recipe:
         sizes = self.sizes(n_epoch)
         counts = {o: sizes.count(o) for o in sorted(set(sizes))}
         def _stage(i, size, n):
-            frozen = min(1, n-1) if i and self.fit=='fine_tune' else 0
+            if not i or self.fit!='fine_tune': return Stage(size, n)
+            frozen = min(1, n-1)
             return Stage(size, n-frozen, freeze_epochs=frozen)
         stages = [_stage(i, *o) for i,o in enumerate(counts.items())]
         lr_max = lr if self.fit in whole_fits else [lr if i==0 else lr/3 for i in range_of(stages)]

@@ -170,7 +170,7 @@ def two_res_blocks(
 def _throughout(e, what, n):
     "Training for `n` epochs at the final size of `e`, in one cycle"
     lr = e.lr_max[0] if isinstance(e.lr_max, tuple) else e.lr_max
-    stage = replace(e.stages[-1], n_epoch=max(1, round(n)), fit=None)
+    stage = replace(e.stages[-1], n_epoch=max(1, round(n)), fit=None, freeze_epochs=None)
     return replace(e, name=f'{e.name}_{what}', stages=(stage,), lr_max=lr, accuracy=None, others=())
 
 def same_epochs(

@@ -79,6 +79,12 @@ def _own_bs(data, size):
     if bs<64: print(f"Using a batch size of {bs}, as there are only {n} training images\n")
     return bs
 
+def _fixed_size(plan):
+    "As many epochs as `plan`, as many of them with a frozen body, at its final size"
+    n = sum(s.n_frozen for s in plan)
+    frozen = dict(freeze_epochs=n) if plan[0].fit=='fine_tune' else {}
+    return Plan(plan.n_epoch-n if frozen else plan.n_epoch, plan[-1].size, fit=plan.fit, **frozen)
+
 def fit_folder(
     path:Path, # Folder of images
     out:Path, # Folder for the results
@@ -115,7 +121,7 @@ def fit_folder(
     if compare:
         print(f"\n\nAt {final.size} px throughout:")
         fixed = _learner()
-        with epoch_lines(fixed): fixed.fit_progressive(plan.n_epoch, final.size, fit=plan.fit, get_dls=data)
+        with epoch_lines(fixed): fixed.fit_progressive(_fixed_size(plan), get_dls=data)
         runs[f'{final.size} px'] = fixed.stage_history
     res = compare_runs(**runs)
     shown = show_runs(res if compare else res.drop(columns='time saved')).T      # nothing to compare with

@@ -52,10 +52,10 @@ def _fine_tune(self:Plan, s, start):
         raise ValueError("This plan leaves `lr` to the learner: pass `lr_max`, or use `plan.for_learner(learn)`")
     lr_mult = ifnone(self.cycle['lr_mult'], _default('fine_tune', 'lr_mult'))
     div = _default('fit_one_cycle', 'div')
-    frozen = self._phase('fit_one_cycle', start, s.freeze_epochs, slice(s.lr), freeze=True, pct_start=0.99, div=div)
+    frozen = self._phase('fit_one_cycle', start, s.n_frozen, slice(s.lr), freeze=True, pct_start=0.99, div=div)
     lr = s.lr/2
-    whole = self._phase('fine_tune', start+s.freeze_epochs, s.n_epoch, slice(lr/lr_mult, lr), freeze=False)
-    return [frozen,whole] if s.freeze_epochs else [whole]
+    whole = self._phase('fine_tune', start+s.n_frozen, s.n_epoch, slice(lr/lr_mult, lr), freeze=False)
+    return [frozen,whole] if s.n_frozen else [whole]
 
 @patch
 def _flat_cos(self:Plan):

@@ -58,12 +58,9 @@ def _named_fit(n_epoch, lr_max):
 
 def _take_freeze(s):
     "`s` with its frozen epochs taken from its `n_epoch`"
-    f = min(s.freeze_epochs, s.n_epoch-1) if s.fit=='fine_tune' else 0
+    if s.fit!='fine_tune': return s
+    f = min(s.n_frozen, s.n_epoch-1)
     return replace(s, n_epoch=s.n_epoch-f, freeze_epochs=f)
-
-def _base_lr(lr):
-    "The `base_lr` of `fine_tune`: the lr of the last layers"
-    return lr.stop if isinstance(lr, slice) else lr
 
 def _later_lr(lr):
     "A third of `lr`, for the stages after the first"
@@ -83,9 +80,9 @@ def _check_values(bs, lr, freeze_epochs):
         if o is not None: check_count('bs', o)
     for o in lr if is_list(lr) else [lr]:
         if o is not None: check_lr(o)
-    check_count('freeze_epochs', freeze_epochs, 0)
+    if freeze_epochs is not None: check_count('freeze_epochs', freeze_epochs, 0)
 
-def _make_stages(n_epoch, sizes, size, bs, lr_max, freeze_epochs):
+def _make_stages(n_epoch, sizes, size, bs, lr_max):
     "The `Stage`s, as far as they are known without a learner; an empty list if the sizes are not"
     if is_list(n_epoch) and (stages := _stage_list(n_epoch)):
         if sizes is not None:
@@ -98,7 +95,7 @@ def _make_stages(n_epoch, sizes, size, bs, lr_max, freeze_epochs):
         sizes = default_sizes(size, most) if sizes is None else _growing(sizes)
         if is_list(n_epoch): counts = _per_size('n_epoch', n_epoch, len(sizes))
         else: counts = share_epochs(n_epoch, default_shares(len(sizes)))
-        stages = [Stage(s, n, freeze_epochs=freeze_epochs) for s,n in zip(sizes, counts)]
+        stages = list(map(Stage, sizes, counts))
     n = len(stages)
     values = zip(stages, _per_size('bs', bs, n), _per_size('lr_max', lr_max, n))
     return [replace(s, bs=ifnone(s.bs, b), lr=ifnone(s.lr, l)) for s,b,l in values]
@@ -124,7 +121,7 @@ class Plan:
         bs:int|str|list=None, # Batch size in images, one or one per size; None: the learner's; 'auto': as much as fits
         lr_max:float|slice|list=None, # Highest lr (`base_lr`), or one per size for a `fit` per size; None: `learn.lr`
         fit:str=None, # 'flat_cos' (None), 'single_cycle', 'fine_tune' (None if the body is frozen) or 'fit_one_cycle'
-        freeze_epochs:int=1, # Epochs with a frozen body that `fine_tune` begins with
+        freeze_epochs:int=None, # Epochs with a frozen body that `fine_tune` begins with; None: one
         pct_start:float=None, # Share of a cycle with rising lr; None: .25, .3 in `fine_tune` (.99 while frozen, always)
         div:float=None, # A cycle starts at lr/div; None: 25 in `fit_one_cycle` and while frozen, 5 in `fine_tune`
         div_final:float=None, # A cycle ends at lr/div_final; None: 1e5
@@ -150,9 +147,11 @@ class Plan:
         if self.auto_bs: bs = None
         if self.single and not is_list(lr_max): self.lr,lr_max = lr_max,None
         _check_values(bs, ifnone(lr_max, self.lr), freeze_epochs)
-        stages = _with_aug(_make_stages(n_epoch, sizes, size, bs, lr_max, freeze_epochs), aug)
-        self.stages = self._with_fits(stages)
-        self.open_args = None if stages and self.fit else args      # the stages depend on what is still open
+        self.freeze_epochs,self.is_frozen = freeze_epochs,None     # the latter only if it has decided on `fit`
+        self.stages = self._with_fits(_with_aug(_make_stages(n_epoch, sizes, size, bs, lr_max), aug))
+        is_open = not self.stages or self.fit is None or (self.is_total and self.fit=='fine_tune')
+        self.open_args = args if is_open else None      # the stages depend on what is still open
+        self._check_used()
 
     @property
     def single(self):
@@ -174,15 +173,34 @@ def _copy(self:Plan, n_epoch, **kwargs):
     self.__dict__.update(n_epoch.__dict__)
 
 @patch
+def _with_fit(self:Plan, stage, fit):
+    "`stage` with `fit` and the plan's `freeze_epochs` where it has none of its own"
+    fit,freeze = stage.fit or fit,stage.freeze_epochs
+    if fit=='fine_tune': freeze = ifnone(freeze, self.freeze_epochs)
+    stage = replace(stage, fit=fit, freeze_epochs=freeze)
+    return _take_freeze(stage) if self.is_total else stage
+
+@patch
 def _with_fits(self:Plan, stages):
-    "`stages` with the plan's `fit` where they have none, except the first, whose fit depends on the learner"
+    "`stages` with the plan's `fit`, except the first in `fine_tune`, whose fit depends on the learner"
     if self.single:
-        if any(s.fit or s.lr for s in stages):
+        if any(s.fit or s.lr or (self.fit and s.freeze_epochs is not None) for s in stages):
             raise ValueError(f"fit={self.fit!r} is one schedule over the whole run: pass one `lr_max`, and `Stage`s"
-                             " without `fit` and `lr`")
+                             " without `fit`, `lr` and `freeze_epochs`")
         return tuple(stages)
-    stages = [replace(s, fit=s.fit or self.fit) if i else s for i,s in enumerate(stages)]
-    return tuple(_take_freeze(s) if self.is_total else s for s in stages)
+    first_fit = None if self.fit=='fine_tune' else self.fit
+    return tuple(self._with_fit(s, self.fit if i else first_fit) for i,s in enumerate(stages))
+
+@patch
+def _check_used(self:Plan):
+    "Raise a `ValueError` for arguments of `fine_tune` if no stage can train with it"
+    fits = {s.fit for s in self.stages if not self.single} or {self.fit}
+    if fits & {None,'fine_tune'}: return
+    for k,v in dict(freeze_epochs=self.freeze_epochs, lr_mult=self.cycle['lr_mult']).items():
+        if v is None: continue
+        instead = "freeze the body first (`learn.freeze()`)" if self.fit=='fine_tune' else "pass fit='fine_tune'"
+        raise ValueError(f"{k}={v} is for `fine_tune`, and this run trains with {', '.join(sorted(fits))}: omit it, or"
+                         f" {instead}")
 
 # %% ../nbs/01_plan.ipynb #865ffc3f
 @patch
@@ -197,25 +215,40 @@ def filled(self:Plan,
     if not res.stages: raise ValueError("This plan has no sizes: pass `size`, or use `plan.for_learner(learn)`")
     first,*rest = [replace(s, bs=ifnone(s.bs, bs)) for s in res.stages]
     if res.single: res.lr = ifnone(res.lr, lr)
-    elif first.fit is None:
-        fit,own_lr = ('fine_tune',_base_lr(first.lr)) if frozen else ('fit_one_cycle',first.lr)
-        first = replace(first, fit=fit, lr=own_lr)
-        if res.is_total: first = _take_freeze(first)
-    res.stages = tuple(res._with_lr(s, lr if i==0 else _later_lr(lr)) for i,s in enumerate([first,*rest]))
+    else:
+        if first.fit is None: first = res._with_fit(first, res.first_fit(frozen))
+        first = replace(first, lr=ifnone(first.lr, lr))
+        rest = [replace(s, lr=ifnone(s.lr, _later_lr(lr))) for s in rest]
+    res.stages = (first,*rest)
+    res._check_used()
     return res
+
+@patch
+def first_fit(self:Plan,
+    frozen:bool, # Does the model have a frozen body?
+)->str:
+    "The fit of the first stage, or of the whole run if it is a single schedule"
+    own = self.stages[0].fit if self.stages else None
+    if own or self.fit not in (None,'fine_tune'): return own or self.fit
+    if frozen: return 'fine_tune'
+    return 'fit_one_cycle' if self.fit else scratch_fit
+
+def _head_first(n_epoch, sizes, size, freeze_epochs, **kwargs):
+    "Stages that train the head at the first size, then the whole model at each"
+    first,*rest = [replace(s, fit='fine_tune') for s in _make_stages(n_epoch, sizes, size, None, None)]
+    return [replace(first, freeze_epochs=freeze_epochs), *(replace(s, freeze_epochs=0) for s in rest)]
 
 @patch
 def _closed(self:Plan, size, frozen):
     "The plan with its stages and its fit"
-    args = {**self.open_args, 'size':ifnone(self.open_args['size'], size)}
-    args['fit'] = self.fit or ('fine_tune' if frozen else scratch_fit)
-    if self.fit is None and frozen: args['lr_max'] = _base_lr(args['lr_max'])
-    return Plan(**args)
-
-@patch
-def _with_lr(self:Plan, stage, lr):
-    if self.single or stage.lr is not None: return stage
-    return replace(stage, lr=_base_lr(lr) if stage.fit=='fine_tune' else lr)
+    args = {**self.open_args, 'size':ifnone(self.open_args['size'], size), 'fit':self.fit or self.first_fit(frozen)}
+    has_sizes = self.stages or args['size']
+    if frozen and has_sizes and self.is_total and args['fit']=='fine_tune':
+        args.update(n_epoch=_head_first(**args), sizes=None)
+    res = Plan(**args)
+    if has_sizes: res.open_args = None
+    if self.fit is None: res.is_frozen = frozen
+    return res
 
 # %% ../nbs/01_plan.ipynb #13386236
 @patch(as_prop=True)
@@ -287,11 +320,25 @@ def _table(self:Plan, render):
     return render(df, index=False)
 
 @patch
+def _frozen_text(self:Plan):
+    "How many epochs have a frozen body, or would have if the learner's is frozen"
+    if self.stages and (self.stages[0].fit or self.fit in whole_fits):
+        n = sum(s.n_frozen for s in self)
+        return f", {n} of them with a frozen body," if n else ''
+    own = self.stages[0].freeze_epochs if self.stages else None
+    n = ifnone(ifnone(own, self.freeze_epochs), 1) if self.first_fit(True)=='fine_tune' else 0
+    what = 'each size' if self.fit is None and not self.is_total else 'them'
+    return f", and {n} before {what} if the body is frozen," if n else ''
+
+@patch
 def _caption(self:Plan):
-    if not self.stages: return f"{self.n_epoch} epochs through up to three sizes, ending at the learner's"
-    if len(self)==1: return f"{self.n_epoch} epochs at {self[0].size} px"
-    n,final = self.n_epoch,self[-1].size
-    return f"{n} epochs with {self.rel_cost:.0%} of the pixels of {n} epochs at {final} px"
+    n,frozen,text = self.n_epoch,self._frozen_text(),''
+    if not self.stages: return f"{n} epochs{frozen} through up to three sizes, ending at the learner's"
+    if self.is_frozen is not None:
+        text = f". The body is {'' if self.is_frozen else 'not '}frozen, so `fit` is '{self.fit}'"
+    if len(self)==1: return f"{n} epochs{frozen} at {self[0].size} px{text}"
+    final = self[-1].size
+    return f"{n} epochs{frozen} with {self.rel_cost:.0%} of the pixels of {n} epochs at {final} px{text}"
 
 @patch
 def _repr_html_(self:Plan): return f"{self._table(pd.DataFrame.to_html)}<p>{self._caption()}</p>"

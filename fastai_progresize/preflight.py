@@ -51,7 +51,7 @@ def fitting(self:Run,
 # %% ../nbs/14_preflight.ipynb #a8782b24
 def _largest_first(plan):
     "A `Stage` for each size and bs of `plan`, those that need the most memory first"
-    different = {replace(s, n_epoch=1, lr=None, fit=None, freeze_epochs=0, n_acc=None) for s in plan}
+    different = {replace(s, n_epoch=1, lr=None, fit=None, freeze_epochs=None, n_acc=None) for s in plan}
     return sorted(different, key=lambda s: s.pixels*s.bs, reverse=True)
 
 @patch
@@ -179,15 +179,16 @@ def _check_time(n_epoch, minutes):
         raise ValueError(f"n_epoch={n_epoch}, minutes={minutes}: pass either the epochs or the `minutes` they may take")
     if minutes is not None: check_positive('minutes', minutes)
 
-def _as_many(run, measured, seconds, n):
-    "The `Preflight` of the longest run of at least `n` epochs that takes up to `seconds`"
-    res = measured(run(n).plan)
-    if res.seconds>seconds:
-        raise ValueError(f"minutes={seconds/60:g}: the shortest run, of {n} epochs, takes {res.seconds/60:.1f}: pass"
-                         " more `minutes`, or smaller `sizes`")
-    def _seconds(n): return measured(run(n).plan).seconds
-    longer = bisect(range(n+1, _most), seconds, key=_seconds)
-    return measured(run(n+longer).plan)
+def _as_many(tried, seconds, least, n_sizes):
+    "The `Preflight` of the longest run of at least `least` epochs that takes up to `seconds`; `tried` makes one"
+    few = [tried(n) for n in range(least, n_sizes+1)]       # one epoch, at the final size, can take longer than two
+    if few[-1].seconds<=seconds:
+        longer = bisect(range(n_sizes+1, _most), seconds, key=lambda n: tried(n).seconds)
+        return tried(n_sizes+longer)
+    if fits := [o for o in few if o.seconds<=seconds]: return fits[-1]
+    shortest = min(few, key=lambda o: o.seconds)
+    raise ValueError(f"minutes={seconds/60:g}: the shortest run, of {shortest.plan.n_epoch} epochs, takes"
+                     f" {shortest.seconds/60:.1f}: pass more `minutes`, or smaller `sizes`")
 
 # %% ../nbs/14_preflight.ipynb #1cd56671
 @patch
@@ -205,4 +206,6 @@ def preflight(self:Learner,
     _check_time(n_epoch, minutes)
     if minutes is None: return Run(self, n_epoch, sizes, **kwargs).preflight(seconds)
     def _run(n): return Run(self, n, sizes, **kwargs)
-    return _as_many(_run, _run(_many).measured(seconds), 60*minutes, n=len(sizes) if is_list(sizes) else 1)
+    many = _run(_many)
+    measured,n_sizes = many.measured(seconds),len(many.plan)
+    return _as_many(lambda n: measured(_run(n).plan), 60*minutes, n_sizes if sizes is not None else 1, n_sizes)

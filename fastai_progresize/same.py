@@ -115,11 +115,15 @@ def check_plan(
     then:dict, # `run_plan` of the checkpoint
     now:dict, # `run_plan` of the run that is to continue it
     file:Path, # The checkpoint
+    has_ended:bool=False, # Has its run ended?
 ):
     "Raise a `ValueError` that names the difference; only warn about other versions of torch, fastai or this package"
     for k in {**then, **now}:
         if then.get(k)==now.get(k): continue
         differs = _difference(k, then.get(k), now.get(k))
         if k=='versions': warn(f"{file} was written with other versions: {differs}: results may differ"); continue
+        if has_ended:
+            raise ValueError(f"The run in {file} has ended, and this one differs from it: {differs}. Pass another name"
+                             " as `checkpoint=` to train on")
         raise ValueError(f"{file} is of another run: {differs}. Pass what it was, or another name as `checkpoint=` to"
                          " start again")

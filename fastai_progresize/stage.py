@@ -169,13 +169,16 @@ class Stage:
     bs:int=None # Batch size, images; None: the one of the learner's `dls`
     lr:float|slice=None # `lr_max` of `fit_one_cycle`, `base_lr` of `fine_tune`; None: `learn.lr`, later a third of it
     fit:str=None # 'fine_tune' or 'fit_one_cycle'; None: as the plan says
-    freeze_epochs:int=1 # Epochs with a frozen body that `fine_tune` begins with
+    freeze_epochs:int=None # Epochs with a frozen body that `fine_tune` begins with; None: one
     n_acc:int=None # Images per step to accumulate gradients over, if memory holds fewer (bs='auto')
     aug:float=None # Strength of augmentation, relative to the learner's transforms; None: as they are
     def __post_init__(self):
         object.__setattr__(self, 'size', short_size(self.size))
         check_count('n_epoch', self.n_epoch)
-        check_count('freeze_epochs', self.freeze_epochs, 0)
+        if self.freeze_epochs is not None: check_count('freeze_epochs', self.freeze_epochs, 0)
+        if self.freeze_epochs is not None and self.fit not in (None,'fine_tune'):
+            raise ValueError(f"freeze_epochs={self.freeze_epochs}: fit={self.fit!r} has no frozen epochs: omit it, or"
+                             " pass fit='fine_tune'")
         if self.bs    is not None: check_count('bs', self.bs)
         if self.n_acc is not None: check_count('n_acc', self.n_acc)
         if self.fit   is not None: check_fit(self.fit)
@@ -187,7 +190,12 @@ class Stage:
     @property
     def total(self):
         "All epochs of the stage, including those with a frozen body"
-        return self.n_epoch + (self.freeze_epochs if self.fit=='fine_tune' else 0)
+        return self.n_epoch + self.n_frozen
+
+    @property
+    def n_frozen(self):
+        "Epochs with a frozen body that the stage begins with"
+        return ifnone(self.freeze_epochs, 1) if self.fit=='fine_tune' else 0
 
     @property
     def pixels(self):

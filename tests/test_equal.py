@@ -28,7 +28,7 @@ def by_hand(learn, dls, sizes, fit, n_epoch, lrs, frozen):
         return learn.fit_flat_cos(sum(n_epoch), lrs[0], pct_start=grown, cbs=swapping(dls, sizes, n_epoch))
     for i,(size,n,lr) in enumerate(zip(sizes, n_epoch, lrs)):
         learn.dls = dls[size]
-        if (frozen if i==0 else fit=='fine_tune'): learn.fine_tune(n, lr)
+        if fit=='fine_tune' and (i or frozen): learn.fine_tune(n, lr)
         else: learn.fit_one_cycle(n, lr)
 
 fits = ['fine_tune','fit_one_cycle','single_cycle','flat_cos']

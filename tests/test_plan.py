@@ -26,9 +26,15 @@ def test_share_epochs(n, more):
 
 @given(st.integers(1, 60), a_size, st.sampled_from(fits[1:]), st.integers(0, 4), st.booleans())
 def test_int_is_all_epochs(n_epoch, size, fit, freeze_epochs, frozen):
-    "An int is all the epochs of the run; its phases follow each other without a gap, and each has at least one epoch"
-    plan = Plan(n_epoch, size=size, fit=fit, freeze_epochs=freeze_epochs).filled(frozen=frozen, lr=1e-3)
-    assert plan.n_epoch==n_epoch
+    """An int is all the epochs of the run, but for those of a frozen body, which come before; its phases follow each
+    other without a gap, and each has at least one epoch"""
+    is_used = fit=='fine_tune' and (frozen or len(default_sizes(size, n_epoch))>1)
+    freeze = dict(freeze_epochs=freeze_epochs) if is_used else {}
+    plan = Plan(n_epoch, size=size, fit=fit, **freeze).filled(frozen=frozen, lr=1e-3)
+    n_head = freeze_epochs if frozen and fit=='fine_tune' else 0
+    assert plan.n_epoch==n_epoch+n_head
+    assert [s.size for s in plan]==default_sizes(size, n_epoch)
+    n_epoch += n_head
     end = 0
     for p in plan.phases:
         assert p.start==end and p.n_epoch>=1
@@ -45,9 +51,10 @@ def test_int_is_all_epochs(n_epoch, size, fit, freeze_epochs, frozen):
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=3), st.booleans())
 def test_one_for_each_size(n_epoch, frozen):
     "One number for each size is what its fit is given: the frozen epochs come on top"
-    plan = Plan(n_epoch, sizes=[32,64,96][:len(n_epoch)], fit='fine_tune').filled(frozen=frozen)
+    plan = Plan(n_epoch, sizes=[32,64,96][:len(n_epoch)], fit='fine_tune').filled(frozen=frozen, lr=1e-3)
     assert [s.n_epoch for s in plan]==n_epoch
     assert plan.n_epoch==sum(n_epoch) + len(n_epoch) - (not frozen)
+    assert plan.n_epoch==sum(p.n_epoch for p in plan.phases)
 
 def test_default_lr():
     for lr_max,lrs in ((None,[3e-3,1e-3,1e-3]), (5e-3,[5e-3]*3)):
@@ -94,6 +101,7 @@ left_to = dict(size=32, bs=8, lr=3e-3)
 
 def has_sizes(args):
     if args.get('fit') in (None,'flat_cos') and args.get('div'): return False
+    if args.get('fit')!='fine_tune' and 'freeze_epochs' in args: return False
     return isinstance(args['n_epoch'], int) or args.get('sizes')
 
 @given(plan_args.filter(has_sizes), st.booleans())
@@ -196,7 +204,8 @@ def trained(dls, frozen, args):
 
 def as_stages(fit):
     if fit in whole_fits: return [Stage(24, 1), Stage(32, 2, bs=4)]
-    return [Stage(24, 1), Stage(32, 2, bs=4, freeze_epochs=0), Stage(24, 1, fit=fit)]
+    freeze = dict(freeze_epochs=0) if fit=='fine_tune' else {}
+    return [Stage(24, 1), Stage(32, 2, bs=4, **freeze), Stage(24, 1, fit=fit)]
 
 def n_epoch_args(kind, fit):
     if kind=='stages': return dict(n_epoch=as_stages(fit))
