@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from .files import whole_file
 from .data import probe_batch, same_random
 from .distrib import on_rank0
-from .run import Run
+from .run import Run, RunCallback
 from .state import is_own, lost_attrs, plain, run_state, set_run_state, values_before
 from .same import check_plan, describe, run_plan
 from .trial import NotCopied, repeat_batches, trial_learner
@@ -115,7 +115,7 @@ def only_run(
             lock.release()
 
 # %% ../nbs/16_checkpoint.ipynb #fc6aeffe
-class Checkpoint(Callback):
+class Checkpoint(RunCallback):
     "Save everything that the rest of the run depends on, before its first batch and after each epoch"
     order = math.inf        # after all others
     n_rows = None
@@ -126,10 +126,10 @@ class Checkpoint(Callback):
     ): self.file,self.plan,self.state = file,plan,state
 
     def before_fit(self): self.before = values_before(self.learn)
-    def before_epoch(self): self.n_rows = len(self.recorder.values)
+    def before_epoch(self): self.n_rows = len(self.stage_recorder.rows)
     def after_epoch(self): self._save(self.epoch+1)
     def after_cancel_fit(self):
-        if self.n_rows is not None and len(self.recorder.values)>self.n_rows:
+        if self.n_rows is not None and len(self.stage_recorder.rows)>self.n_rows:
             self._save(self.epoch+1, stopped=True)      # early stopping, at an epoch's end
 
     def save(self,
@@ -230,12 +230,18 @@ def _continue(learn, saver, resize):
     state.clear()       # its values are copied, so free the memory
     return start
 
-def _fit_from(learn, saver, resize):
-    "`Learner._do_fit` from the state of `saver`, or from the beginning, which is saved first"
-    start = 0
-    if saver.state: start = _continue(learn, saver, resize)
-    else: saver.save(0)
-    for learn.epoch in range(start, learn.n_epoch): learn._with_events(learn._do_epoch, 'epoch', CancelEpochException)
+class _FitFrom:
+    "`learn._do_fit` from the state of `saver`, or from the beginning, which is saved first"
+    def __init__(self, learn, saver, resize): store_attr()
+    def __reduce__(self): return partial, (type(self.learn)._do_fit, self.learn)      # in an export, fastai's own
+
+    def __call__(self):
+        learn,saver,start = self.learn,self.saver,0
+        if saver.depth>1: return type(learn)._do_fit(learn)       # a fit in a callback of the run
+        if saver.state: start = _continue(learn, saver, self.resize)
+        else: saver.save(0)
+        for learn.epoch in range(start, learn.n_epoch):
+            learn._with_events(learn._do_epoch, 'epoch', CancelEpochException)
 
 @contextmanager
 def resumed(
@@ -249,7 +255,7 @@ def resumed(
         if not saver.state: yield; return
         raise ValueError("This version of fastai has a different loop over epochs, so runs cannot be resumed:"
                          " train from the beginning")
-    learn._do_fit = partial(_fit_from, learn, saver, resize)
+    learn._do_fit = _FitFrom(learn, saver, resize)
     try: yield
     finally: learn.__dict__.pop('_do_fit', None)
 

@@ -15,7 +15,7 @@ from .stage import Stage, check_count, check_figure, check_table, hw
 from .plan import Plan
 from .phase import draw_stages
 from .data import get_bs, image_size, same_random
-from .run import Run
+from .run import Run, RunCallback
 from .trial import trial_learner
 
 # %% ../nbs/13_history.ipynb #b5ebfb2d
@@ -28,12 +28,12 @@ def _metric_columns(names, values):
         if k in names: res.pop(len(names)-1-names[::-1].index(k))
     return {f'{k} (metric)' if k in _ours else k: v for k,v in res.values()}
 
-class StageRecorder(Callback):
+class StageRecorder(RunCallback):
     "Record a row per epoch of a run that follows `plan`, in `learn.stage_rows`"
     order,has_trained = Recorder.order+1,False
     def __init__(self,
         plan:Plan, # The plan of the run
-    ): self.plan = plan
+    ): self.plan,self.px = plan,[0]
 
     def before_fit(self):
         "Keep the rows of an earlier run only if this one starts later than epoch 0"
@@ -41,13 +41,18 @@ class StageRecorder(Callback):
 
     def before_epoch(self):
         self.index = self.plan.stage_at(self.epoch)
+        self.px[0] = hw(self.size)[0]
         if self.rows is None:
             rows = self.learn.__dict__.get('stage_rows', [])
             self.rows = [r for r in rows if r['epoch']<self.epoch]
         self.began,self.seconds,self.n_images,self.top_lr = perf_counter(),0.,0,0.
+        self.values = {}
 
     def before_train(self): self.train_began = perf_counter()
-    def after_train(self):  self.seconds = perf_counter()-self.train_began
+    def after_train(self):
+        self.seconds = perf_counter()-self.train_began
+        self._record('train')
+    def after_validate(self): self._record('valid')
 
     def after_batch(self):
         if not self.training: return
@@ -57,10 +62,8 @@ class StageRecorder(Callback):
 
     def after_epoch(self):
         "Add the row of this epoch to `learn.stage_rows`"
-        names,values = [o for o in self.recorder.metric_names[1:] if o!='time'],self.recorder.values[-1]
-        if self.recorder.cancel_train: names = names[len(names)-len(values):]
         row = dict(epoch=self.epoch, stage=self.index, size=self.size, bs=get_bs(self.dls), lr=self.top_lr)
-        row |= _metric_columns(names, values)
+        row |= _metric_columns(*self._names_and_values())
         speed = self.n_images/self.seconds if self.seconds else np.nan
         row |= {'seconds': perf_counter()-self.began, 'images/s': speed}
         self.rows.append(row)
@@ -73,7 +76,27 @@ class StageRecorder(Callback):
 
     def size_metric(self)->ValueMetric:
         "The size as a metric, for tables and logs: a number, the height of rectangles"
-        return ValueMetric(lambda: hw(self.size)[0], 'size')
+        return ValueMetric(partial(max, self.px), 'size')       # a list, so that an export needs nothing of this package
+
+# %% ../nbs/13_history.ipynb #7f7c1a57
+@patch
+def _record(self:StageRecorder, part):
+    "Keep what the `Recorder` has just logged of `part`, 'train' or 'valid'"
+    recorder = getattr(self.learn, 'recorder', None)
+    if recorder is None or getattr(recorder, f'cancel_{part}'): return
+    if part=='valid' and not recorder.valid_metrics: return
+    has_metrics = part=='valid' or recorder.train_metrics
+    self.values[part] = list(recorder.log[-1-len(self.metrics)*has_metrics:])
+
+@patch
+def _names_and_values(self:StageRecorder):
+    "The names of the `Recorder`'s columns, and their values, NaN where it has none"
+    recorder = getattr(self.learn, 'recorder', None)
+    if recorder is None: return ['train_loss','valid_loss'],[np.nan]*2
+    names = [o for o in recorder.metric_names[1:] if o!='time']
+    n = 1 + len(self.metrics)*recorder.train_metrics
+    parts = [self.values.get(k, [np.nan]*m) for k,m in (('train',n),('valid',len(names)-n))]
+    return names,parts[0]+parts[1]
 
 @patch(as_prop=True)
 def stage_history(self:Learner)->pd.DataFrame: # A row per epoch

@@ -19,13 +19,13 @@ from .files import name_unreadable
 from .data import same_random
 from .check import SplitCheck, check_stage
 from .distrib import broadcast_on_cpu, on_rank0, one_logs, wrap_again
-from .run import Run, check_names
+from .run import Run, RunCallback, check_names
 from .history import StageRecorder
 from . import preflight     # for `Run.fit_memory`
 from .checkpoint import mend_best, resumed
 
 # %% ../nbs/17_learner.ipynb #f1a0c524
-class ProgressiveResize(Callback):
+class ProgressiveResize(RunCallback):
     "Swap in the data of each stage of `plan` when it begins, and freeze or unfreeze with its phases"
     order = TrainEvalCallback.order-1
     def __init__(self,
@@ -73,7 +73,7 @@ class ProgressiveResize(Callback):
         mend_best(self.learn, lambda cb: self.learn.save(cb.fname), "the last weights are saved instead")
 
 # %% ../nbs/17_learner.ipynb #04998ddc
-class ProgressiveSchedule(ParamScheduler):
+class ProgressiveSchedule(RunCallback, ParamScheduler):
     "Set lr and momentum by the cycle of each phase of `plan`"
     def __init__(self,
         plan:Plan, # The plan of the run
@@ -102,7 +102,7 @@ class ProgressiveSchedule(ParamScheduler):
         self.pct += 1./(self.n_iter*self.phase.n_epoch)
 
 # %% ../nbs/17_learner.ipynb #54544cca
-class StageAccumulation(GradientAccumulation):
+class StageAccumulation(RunCallback, GradientAccumulation):
     "Accumulate gradients over the `n_acc` images of each stage of `plan`"
     def __init__(self,
         plan:Plan, # The plan of the run
@@ -118,7 +118,7 @@ class StageAccumulation(GradientAccumulation):
 # %% ../nbs/17_learner.ipynb #4ff09168
 def _mixes(cbs): return [o for o in L(cbs) if isinstance(o, MixHandler)]
 
-class StageMix(Callback):
+class StageMix(RunCallback):
     "Scale the `alpha` of MixUp and CutMix by the `aug` of each stage of `plan`"
     order = -50
     def __init__(self,

@@ -121,19 +121,26 @@ class Run:
         if self.get_dls: dls = call_get_dls(self.get_dls, stage.size, stage.bs)
         else:
             dls = self.own.at_size(stage.size, stage.bs)
-            if self.fast is not False: dls = dls.fast(**self.fast)
+            if self.loads_fast: dls = dls.fast(**self.fast)
         return dls if stage.aug is None else dls.with_aug(stage.aug)
 
     def stage_dls(self,
         stage:Stage, # One of the stages
     )->DataLoaders:
-        "Data at the size of `stage`, with the run's validation set"
-        dls = self.dls_at(stage)
-        if self.valid is None or stage==self.valid: return dls
-        with same_random(): valid = self.dls_at(self.valid).loaders[1:]   # training sees the same random numbers
+        "Data at the size of `stage`, with the run's validation set; at the last size that is read as the learner's own"
+        dls,valid,final = self.dls_at(stage),self.valid or stage,self.plan[-1]
+        is_own = self.loads_fast and (stage.size,stage.bs)==(final.size,final.bs)
+        if stage==valid and not is_own: return dls
+        with same_random():     # training sees the same random numbers
+            other = self.own.at_size(valid.size, valid.bs) if is_own else self.dls_at(valid)
         dls = copy(dls)
-        dls.loaders = [dls.loaders[0], *valid]
+        dls.loaders = [dls.loaders[0], *other.loaders[1:]]
         return dls
+
+    @property
+    def loads_fast(self):
+        "Are images loaded with `dls.fast`?"
+        return self.get_dls is None and self.fast is not False
 
 # %% ../nbs/12_run.ipynb #1bfe6dd6
 @patch
@@ -145,9 +152,20 @@ def final_dls(self:Run,
     if not self.get_dls:
         size = image_size(self.own)
         if Stage(size, 1).size==final.size and get_bs(self.own)==final.bs: return self.own
-    if self.get_dls or self.fast is False:
+    if not self.loads_fast:
         return current if current and self.valid in (None,final) else self.dls_at(final)
     with same_random(): return self.own.at_size(final.size, final.bs)
+
+# %% ../nbs/12_run.ipynb #378c77f6
+class RunCallback(Callback):
+    "A callback of one run: nothing happens in what is nested in it, and an export has a plain `Callback` instead"
+    depth = 0
+    def __call__(self, event_name):
+        if event_name=='before_fit': self.depth += 1
+        if self.depth==1: super().__call__(event_name)
+        if event_name=='after_fit': self.depth -= 1
+
+    def __reduce__(self): return Callback, ()
 
 # %% ../nbs/12_run.ipynb #42bc493a
 def _check_data(run, files, made):
@@ -206,7 +224,8 @@ def _loading(self:Run):
     if self.get_dls: return "Images are loaded by `get_dls`"
     if self.fast is False: return "Images are loaded by the transforms of `learn.dls`, at each size"
     args = ', '.join(f'{k}={str(v) if isinstance(v, Path) else v!r}' for k,v in self.fast.items())
-    return f"Fast loading, in training and validation: `dls.fast({args})`, off with `fast=False`"
+    return (f"Fast loading: `dls.fast({args})`, off with `fast=False`; at the last size validation is that of"
+            " `learn.validate()`")
 
 @patch
 def _repr_html_(self:Run):
