@@ -126,11 +126,11 @@ class Checkpoint(RunCallback):
     ): self.file,self.plan,self.state = file,plan,state
 
     def before_fit(self): self.before = values_before(self.learn)
-    def before_epoch(self): self.n_rows = len(self.stage_recorder.rows)
-    def after_epoch(self): self._save(self.epoch+1)
+    def before_epoch(self): self.n_epochs,self.n_rows = self.epoch+1,len(self.stage_recorder.rows)
+    def after_epoch(self): self._save(self.n_epochs)
     def after_cancel_fit(self):
         if self.n_rows is not None and len(self.stage_recorder.rows)>self.n_rows:
-            self._save(self.epoch+1, stopped=True)      # early stopping, at an epoch's end
+            self._save(self.n_epochs, stopped=True)      # early stopping, at an epoch's end
 
     def save(self,
         n_epoch:int, # Epochs so far

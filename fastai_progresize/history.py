@@ -40,7 +40,7 @@ class StageRecorder(RunCallback):
         self.rows = None
 
     def before_epoch(self):
-        self.index = self.plan.stage_at(self.epoch)
+        self.at,self.index = self.epoch,self.plan.stage_at(self.epoch)     # what validates inside resets `learn.epoch`
         self.px[0] = hw(self.size)[0]
         if self.rows is None:
             rows = self.learn.__dict__.get('stage_rows', [])
@@ -62,7 +62,7 @@ class StageRecorder(RunCallback):
 
     def after_epoch(self):
         "Add the row of this epoch to `learn.stage_rows`"
-        row = dict(epoch=self.epoch, stage=self.index, size=self.size, bs=get_bs(self.dls), lr=self.top_lr)
+        row = dict(epoch=self.at, stage=self.index, size=self.size, bs=get_bs(self.dls), lr=self.top_lr)
         row |= _metric_columns(*self._names_and_values())
         speed = self.n_images/self.seconds if self.seconds else np.nan
         row |= {'seconds': perf_counter()-self.began, 'images/s': speed}
@@ -217,7 +217,7 @@ def validate_sizes(self:Learner,
     sizes:list, # Sizes to validate at, px, ints or (height, width)
     bs:int=None, # Batch size, images; None: that of the learner's `dls`
     get_dls:callable=None, # Function of `size` and `bs` that returns `DataLoaders`; None: `learn.dls.at_size`
-    fast:bool|dict=True, # Without `get_dls`, load with `dls.fast()`? A dict: its arguments
+    fast:bool|dict=False, # Without `get_dls`, load with `dls.fast()`, whose pixels differ a little? A dict: its arguments
     recalibrate:bool=False, # Estimate BatchNorm's statistics at each size? The model keeps its own
     n_batch:int=200, # Largest number of training batches to estimate them from
     show_plot:bool=True, # Plot loss and metrics by size?
