@@ -251,9 +251,9 @@ def fit(self:Run,
 @patch
 @delegates(Plan, but=['size'])
 def fit_progressive(self:Learner,
-    n_epoch:int|tuple|list, # All epochs of the run, or one number per size, or `Stage`s, or a `Plan`
+    n_epoch:int|tuple|list, # Epochs of the whole model, or one number per size, or `Stage`s, or a `Plan`
     sizes:list=None, # Sizes in px, smallest first, ints or (height, width); None: up to three, ending at the learner's
-    lr_max:float|slice|list=None, # Highest lr (`base_lr`), or one per size for a `fit` per size; None: `learn.lr`
+    lr_max:float|slice|list=None, # Highest lr (`base_lr`), or one per size for a `fit` per size; None: the learner's
     bs:int|str|list=None, # Batch size in images, one or one per size; None: the learner's; 'auto': as much as fits
     fit:str=None, # 'flat_cos' (None), 'single_cycle', 'fine_tune' (None if the body is frozen) or 'fit_one_cycle'
     get_dls:callable=None, # Function of `size` and `bs` that returns `DataLoaders`; None: `learn.dls.at_size`

@@ -114,14 +114,14 @@ def _with_aug(stages, aug):
 class Plan:
     "The stages of a run and how they are trained. Raises `ValueError` for a plan that cannot be trained"
     def __init__(self,
-        n_epoch:int|tuple|list, # All epochs of the run, or one number per size, or `Stage`s, or a `Plan`
+        n_epoch:int|tuple|list, # Epochs of the whole model, or one number per size, or `Stage`s, or a `Plan`
         sizes:list=None, # Sizes in px, smallest first, ints or (height, width); None: up to three, ending at `size`
         *,
         size:int|tuple=None, # Final size in px, if `sizes` is None; None: the size of the learner's `dls`
         bs:int|str|list=None, # Batch size in images, one or one per size; None: the learner's; 'auto': as much as fits
-        lr_max:float|slice|list=None, # Highest lr (`base_lr`), or one per size for a `fit` per size; None: `learn.lr`
+        lr_max:float|slice|list=None, # Highest lr (`base_lr`), or one per size for a `fit` per size; None: the learner's
         fit:str=None, # 'flat_cos' (None), 'single_cycle', 'fine_tune' (None if the body is frozen) or 'fit_one_cycle'
-        freeze_epochs:int=None, # Epochs with a frozen body that `fine_tune` begins with; None: one
+        freeze_epochs:int=None, # Epochs of the head alone, before an int `n_epoch` or at each `fine_tune`; None: one
         pct_start:float=None, # Share of a cycle with rising lr; None: .25, .3 in `fine_tune` (.99 while frozen, always)
         div:float=None, # A cycle starts at lr/div; None: 25 in `fit_one_cycle` and while frozen, 5 in `fine_tune`
         div_final:float=None, # A cycle ends at lr/div_final; None: 1e5
