@@ -12,6 +12,7 @@ import errno, functools, traceback
 from stat import S_ISREG
 from time import perf_counter
 from fastai.vision.all import *
+from fastai.vision import core
 from concurrent.futures import ThreadPoolExecutor      # fastcore's prints errors
 from fastcore.xtras import atomic_save
 
@@ -121,23 +122,56 @@ def check_files(
     "Raise a `ValueError` that names those of `files` that cannot be read"
     raise_faults(find_faults(files, whole))
 
+# %% ../nbs/03_files.ipynb #c1d0a4b3
+def is_from(
+    f:callable, # A function or method
+    module:str, # Name of a module, such as 'PIL.Image'
+)->bool:
+    "Is `f` a function of `module`, and not one that was put in its place?"
+    return getattr(getattr(f, '__func__', f), '__globals__', {}).get('__name__')==module
+
+def reads_as_fastai(
+    create:callable, # `PILImage.create` or that of another class
+)->bool:
+    "Does `create` open files by fastai's and Pillow's own functions?"
+    is_own = all(is_from(f, core.__name__) for f in (create,core.load_image))
+    return is_own and is_from(Image.open, Image.__name__)
+
+_packages = ('fastai','fastcore','fasttransform','fastai_progresize')
+
+def _is_own(f):
+    module = getattr(getattr(f, '__func__', f), '__globals__', {}).get('__name__', '')
+    return module.split('.')[0] in _packages
+
+def _functions(cls):
+    "The functions that make up the transforms of class `cls`"
+    for o in [o for c in cls.__mro__ for o in vars(c).values()]:
+        if isinstance(o, FunctionType): yield o
+        for m in getattr(o, 'methods', []): yield m.implementation      # of `encodes`
+
+def is_untouched(
+    t:Transform, # Any transform
+)->bool:
+    "Is `t` fastai's or this package's, with all their own functions?"
+    return not {'encodes','decodes','before_call'} & vars(t).keys() and all(map(_is_own, _functions(type(t))))
+
 # %% ../nbs/03_files.ipynb #eee1b8a3
 def wrapped(
     t:Transform, # Any transform
-)->callable: # None for a subclass of `Transform`
+)->callable: # None for a subclass of `Transform`, or if `t` does more than call a function
     "The function that `t` wraps"
-    if type(t) is not Transform: return
-    try: return t.encodes.methods[0].implementation
-    except (AttributeError,IndexError): return
+    if type(t) is not Transform or 'decodes' in vars(t): return
+    try: method, = t.encodes.methods
+    except (AttributeError,ValueError): return
+    return method.implementation
 
 def opens_files(
     t:Transform, # A transform of the first input of a dataset
 )->bool:
     "Is it `PILImage.create`, or that of another `PILBase`, not a custom way to read?"
-    if hasattr(t, 'image_cls'): return True      # `ReadImage`
-    create = wrapped(t)
+    create = getattr(t, 'create', None) or wrapped(t)      # of `ReadImage`, or `Transform(PILImage.create)`
     cls = getattr(create, '__self__', None)
-    return isinstance(cls, type) and issubclass(cls, PILBase) and create.__func__ is PILBase.create.__func__
+    return isinstance(cls, type) and issubclass(cls, PILBase) and reads_as_fastai(create)
 
 def _path_getter(tl):
     "A function from an item of `tl` to the path that is opened as an image; None if there is no path"
