@@ -8,6 +8,7 @@ from helpers import *
 from fastai_progresize.fast import loaders
 from fastai_progresize.fast.augment import AffineOnce, one_interpolation
 from fastai_progresize.fast.read import ScaledImage
+from test_bad_input import refused
 
 @pytest.fixture(autouse=True)
 def untried():
@@ -262,3 +263,74 @@ dls = ImageDataLoaders.from_folder(sys.argv[1], valid='val', item_tfms=Resize(32
 a,b = (o.valid.one_batch()[0] for o in (dls,dls.fast()))
 print(torch.equal(a, b))"""
     assert in_python(code, tmp_path, path)=='True\n'
+
+# crops
+
+@pytest.fixture(scope='module')
+def squares(tmp_path_factory):
+    "A white square on black, an eighth of the height, in images of 256 px"
+    d = tmp_path_factory.mktemp('squares')
+    im = np.zeros((256,256,3), dtype=np.uint8)
+    im[112:144,112:144] = 255
+    for part,n in (('train',8),('val',4)):
+        for label in 'ab':
+            (d/part/label).mkdir(parents=True)
+            for i in range(n): Image.fromarray(im).save(d/part/label/f'{i}.png')
+    return d
+
+def crop_dls(d, item, batch=None):
+    return ImageDataLoaders.from_folder(d, valid='val', item_tfms=item, batch_tfms=batch, bs=4, num_workers=0)
+
+def share(dls): return (dls.valid.one_batch()[0][:,0]>.5).float().mean().item()
+
+class NoResize(Transform):
+    def encodes(self, x:PILImage): return x
+
+only_crops = dict(
+    random    = lambda: (RandomCrop(64), None),
+    crop_pad  = lambda: (CropPad(64), None),
+    rectangle = lambda: (RandomCrop((64,32)), None),
+    batch     = lambda: (RandomCrop(64), aug_transforms()),
+    after     = lambda: ([NoResize(),RandomCrop(64)], None),
+    twice     = lambda: ([CropPad(128),RandomCrop(64)], None),
+    own       = lambda: (type('Mine', (RandomCrop,), {})(64), None),
+)
+
+@pytest.mark.parametrize('kind', only_crops)
+def test_only_crops(squares, kind):
+    "A smaller piece is not a smaller image: refused before the first batch. At its own size it trains"
+    dls = crop_dls(squares, *only_crops[kind]())
+    size,is_seen = tfms_size(dls.train),share(dls)
+    learn = small_learner(dls, cbs=Record)
+    with refused(learn, 'px without resizing them', 'put a `Resize` before it', 'pass a function as `get_dls=`'):
+        learn.fit_progressive(2, sizes=(32,size))
+    for f in (dls.at_size, lambda o: learn.fit_progressive(2, sizes=(o,size), check=False)):
+        with pytest.raises(ValueError, match='put a `Resize` before it'): f(32)
+    assert learn.dls is dls and not learn.record.shapes
+    assert share(dls.at_size(size))==is_seen and tfms(dls.at_size(size))==tfms(dls)
+    learn.fit_progressive(1, sizes=(size,))
+    assert {o[2:] for o in learn.record.shapes}=={size}
+
+def tfms(dls): return [t for dl in dls.loaders for t in (*dl.after_item.fs,*dl.after_batch.fs)]
+
+crops_and_sizes = dict(
+    before       = (lambda: ([RandomCrop(128),Resize(64)], None), 128),
+    pad_before   = (lambda: ([CropPad(128),Resize(64)], None), 128),
+    before_batch = (lambda: (RandomCrop(128), Flip(size=64)), 128),
+    before_rrc   = (lambda: (CropPad(128), RandomResizedCropGPU(64)), 128),
+    before_ratio = (lambda: ([CropPad(128),RatioResize(64)], None), 128),
+    both         = (lambda: ([CropPad(128),Resize(80),RandomCrop(64)], None), 128*.8),
+)
+
+@pytest.mark.parametrize('kind', crops_and_sizes)
+def test_same_part(squares, kind):
+    "The square has the same share of the images at every size; nothing is touched at their own"
+    make,side = crops_and_sizes[kind]
+    dls = crop_dls(squares, *make())
+    assert tfms(dls.at_size(64))==tfms(dls)
+    for new in (dls, dls.at_size(32), dls.at_size(32).fast(), dls.at_size(32).at_size(64)):
+        assert share(new)==pytest.approx((32/side)**2, rel=.15)
+    assert dls.at_size(32).one_batch()[0].shape[2:]==(32,32)
+    learn = small_learner(dls, cbs=Record)
+    learn.fit_progressive(2, sizes=(32,64))
+    assert {o[2:] for o in learn.record.shapes}=={(32,32),(64,64)}
