@@ -33,6 +33,18 @@ def reason(
     "The message of `e`, without the name of the file"
     return str(e).replace(repr(str(file)), 'it') or type(e).__name__
 
+def to_bytes(
+    text:str, # Any text, such as a file name
+)->bytes:
+    "`text` as bytes to hash, also a file name that is not UTF-8, which Python keeps in surrogates"
+    return text.encode(errors='surrogatepass')
+
+def printable(
+    text:str, # Any text, with file names
+)->str:
+    "`text` for `print`, which cannot write such names"
+    return text.encode(errors='backslashreplace').decode()
+
 def check_regular(
     file:str|Path, # An image file
 ):
