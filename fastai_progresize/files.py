@@ -134,6 +134,35 @@ def check_files(
     "Raise a `ValueError` that names those of `files` that cannot be read"
     raise_faults(find_faults(files, whole))
 
+# %% ../nbs/03_files.ipynb #d4b1a7e1
+class _Row(pd.Series):
+    "Row `i` of `df`, which becomes a whole `Series` when more is asked for than one of `cells`, by their `names`"
+    _df,_names = None,{}
+    def __init__(self, df, i, names, cells): self.__dict__.update(_df=df, _i=i, _names=names, _cells=cells)
+
+    def __getitem__(self, k):
+        return self._cells[self._names[k]] if type(k) is str and k in self._names else super().__getitem__(k)
+
+    def __getattr__(self, k):
+        if k in self._names: return self._cells[self._names[k]]
+        if self._df is not None and '_mgr' not in vars(self):
+            self.__dict__.update(vars(self._df.iloc[self._i]), _names={})
+        return vars(self)[k] if k in vars(self) else super().__getattr__(k)
+
+def _rows(df):
+    "The rows of `df`, as `df.iloc` gets them"
+    names,n = {k: i for i,k in enumerate(df.columns) if type(k) is str} if df.columns.is_unique else {},1000
+    for start in range(0, len(df), n):
+        for i,cells in enumerate(df.iloc[start:start+n].to_numpy(), start): yield _Row(df, i, names, cells)
+
+def _read_column(df, t):
+    "What `t` reads from each row of `df`, if it is a `ColReader` of one column"
+    if type(t) is not ColReader or len(t.cols)!=1 or not is_untouched(t): return
+    c = t.cols[0]
+    column = df.iloc[:,c] if isinstance(c, int) else df[c]
+    if not isinstance(column, pd.Series) or not len(df): return
+    return [t._do_one({c:o}, c) for o in column.astype(df.iloc[0].dtype)]      # numbers as in a row
+
 # %% ../nbs/03_files.ipynb #c1d0a4b3
 def is_from(
     f:callable, # A function or method
@@ -185,37 +214,29 @@ def opens_files(
     cls = getattr(create, '__self__', None)
     return isinstance(cls, type) and issubclass(cls, PILBase) and reads_as_fastai(create)
 
-def _path_getter(tl):
-    "A function from an item of `tl` to the path that is opened as an image; None if there is no path"
-    i = first(i for i,f in enumerate(tl.tfms.fs) if opens_files(f))
-    if i is None or not len(tl.items): return
-    before = tl.tfms.fs[:i]
-    def _path(o):
-        for f in before: o = f(o)
-        return o
-    return _path if isinstance(_path(next(item_rows(tl, before))), (str,Path)) else None
-
-def _named_rows(items, tfms):
-    "The rows of a DataFrame, in the form that `ColReader` reads fastest"
-    names = items.columns
-    is_plain = tfms and isinstance(tfms[0], ColReader) and all(str(o).isidentifier() for o in names)
-    return items.itertuples(index=False) if is_plain else (row for _,row in items.iterrows())
-
 def item_rows(
     tl:TfmdLists, # Part of a dataset
-    tfms:list=None, # Transforms that get the items
 ):
     "Iterate over the items of `tl`"
-    if isinstance(tl.items, pd.DataFrame): return _named_rows(tl.items, tfms)
+    if isinstance(tl.items, pd.DataFrame): return _rows(tl.items)
     items = L(tl.items, use_list=None)
     return (items[i] for i in range_of(items)) if not isinstance(tl.items, (list,L)) else iter(items)
 
+def _read_items(tl, tfms):
+    "Iterate over what `tfms` make of the items of `tl`"
+    column = _read_column(tl.items, tfms[0]) if isinstance(tl.items, pd.DataFrame) and tfms else None
+    items,tfms = (item_rows(tl),tfms) if column is None else (column,tfms[1:])
+    return (compose_tfms(o, tfms) for o in items)
+
 def dataset_files(
-    tl:TfmdLists, # The images of a dataset
-)->list: # Paths, one per item; None if the images are not files
+    tl:TfmdLists, # Part of a dataset
+)->list: # Paths, one per item; None if they are not image files
     "The image files that the items of `tl` are read from"
-    path = _path_getter(tl)
-    if path is not None: return [str(path(o)) for o in item_rows(tl, tl.tfms.fs)]
+    i = first(i for i,f in enumerate(tl.tfms.fs) if opens_files(f))
+    if i is None or not len(tl.items): return
+    paths = _read_items(tl, tl.tfms.fs[:i])
+    one = next(paths)
+    if isinstance(one, (str,Path)): return [str(one), *map(str, paths)]
 
 def image_files(
     dls:DataLoaders, # Any `DataLoaders`

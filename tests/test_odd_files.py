@@ -2,13 +2,14 @@
 import shutil
 import pytest
 from helpers import *
+from fastai_progresize.files import dataset_files, image_files
 from test_bad_input import refused
 
 # names
 
 latin = os.fsdecode(b'caf\xe9.jpg')      # not UTF-8
-odd_names = [latin, 'a\nb.jpg', ' two  spaces .jpg', '😀é.jpg', 'x'*251+'.jpg', '-rf.jpg', '100%d %s.jpg', 'a\\b.jpg',
-             "quo'te\"s.jpg", '[x]*?.jpg']
+odd_names = [latin, 'a\nb.jpg', ' two  spaces .jpg', '😀é.jpg', 'x'*251+'.jpg', '-rf.jpg', '100%d %s.jpg',
+             'a\\b.jpg', "quo'te\"s.jpg", '[x]*?.jpg']
 
 @pytest.fixture
 def odd(path, tmp_path):
@@ -92,3 +93,66 @@ learn = Learner(dls, nn.Sequential(nn.Conv2d(3, 10, 3), nn.AdaptiveAvgPool2d(1),
 learn.fit_progressive(1, sizes=(32,), checkpoint='c', resume=True)"""
     said = in_python(code, tmp_path, odd, tmp_path/os.fsdecode(b'm\xe9'))
     assert r'm\udce9/decoded' in said and r'There is no checkpoint in ' in said
+
+# tables
+
+odd_columns = ['_path','class','from','def']
+
+def table(path, column):
+    files = get_image_files(path).sorted()
+    return pd.DataFrame({column:[str(o.relative_to(path)) for o in files], 'label':[o.parent.name for o in files],
+                         'valid':['val' in o.parts for o in files]})
+
+@pytest.mark.parametrize('column', odd_columns)
+@pytest.mark.parametrize('more', (None,'more','twice'))
+def test_odd_columns(path, column, more):
+    "The column of files has any name, one of very many columns, or beside a column that is there twice"
+    df = table(path, column)
+    if more=='more': df = df.join(pd.DataFrame(np.zeros((len(df),300)), columns=[f'c{i}' for i in range(300)]))
+    if more=='twice': df = pd.concat([df, df[['label']]], axis=1)
+    dls = ImageDataLoaders.from_df(df, path, fn_col=column, label_col=1, valid_col='valid', item_tfms=Resize(32), bs=8,
+                                   num_workers=0)
+    learn = small_learner(dls)
+    assert [image_files(dls)[i] for i in (0,-1)]==[f'{path}/{df.iloc[i,0]}' for i in (0,-1)]
+    learn.fit_progressive(2, sizes=(16,32))
+    assert len(learn.stage_history)==2
+    bad = path/'gone.jpg'
+    df.iloc[5,0] = 'gone.jpg'
+    dls = ImageDataLoaders.from_df(df, path, fn_col=column, label_col=1, valid_col='valid', item_tfms=Resize(32), bs=8,
+                                   num_workers=0)
+    with pytest.raises(ValueError, match=f'{bad} cannot be read as an image'):
+        small_learner(dls).fit_progressive(2, sizes=(16,32))
+
+def changed(row):
+    row['new'],row['size'] = 1,row['size']+1
+    return f"{row['name']} {row['new']} {row['size']} {row.size} {len(row)}"
+
+row_functions = [
+    lambda r: r['name'], lambda r: r.path, lambda r: f'{r.name} {r.shape}', lambda r: str(r.to_dict()),
+    lambda r: str(r.iloc[0]), lambda r: '/'.join(r[['name','path']]), lambda r: r.get('path'),
+    lambda r: ' '.join(map(str, r)),
+    lambda r: f"{'path' in r} {isinstance(r, pd.Series)} {r.index.tolist()} {r.dtype}",
+    lambda r: f"{r['size']:.2f} {r['n']/2}",
+    lambda r: str(r.drop('n').size), lambda r: f'{dict(r)}', lambda r: r.copy()['name'], changed, lambda r: r.at['path'],
+    lambda r: f"{pd.isna(r['void'])} {pd.isna(r.void)} {r.isna().sum()}", lambda r: str(r.when.year),
+]
+columns_read = [ColReader('id', suff='.jpg'), ColReader(0, suff='.jpg'), ColReader('id', pref=Path('a')),
+                ColReader('size', pref='b')]
+
+def test_rows_are_fastais(path):
+    "What is made of a row is what fastai makes of it"
+    n = 1003
+    numbers = pd.DataFrame(dict(id=np.arange(n), size=np.arange(n)*.5))
+    mixed = numbers.rename(columns=dict(id='n')).assign(
+        name=[f'a{i}.jpg' for i in range(n)], path=[f'd/{i}' for i in range(n)], when=pd.to_datetime(['2024-02-03']*n),
+        void=[None if i%2 else 'x' for i in range(n)]).set_index(np.arange(n)[::-1])
+    texts = mixed[['name','path']]
+    cases = [*((numbers,f) for f in columns_read), *((mixed,f) for f in row_functions), (texts,row_functions[0]),
+             (texts,row_functions[5]), (mixed,ColReader('path')), (mixed,ColReader(1, 'p')),
+             (mixed,[ColReader('size'),lambda o: f'{o:.1f}'])]
+    for df,fs in cases:
+        tl = TfmdLists(df, [*L(fs),PILImage.create], do_setup=False)
+        want = [str(compose_tfms(df.iloc[i].copy(), tl.tfms.fs[:-1])) for i in range(0, n, 17)]
+        got = dataset_files(tl)
+        assert len(got)==n and got[::17]==want
+    assert list(mixed.columns)==['n','size','name','path','when','void']      # rows are copies
