@@ -69,7 +69,7 @@ def _real_paths():
 
 def _item_keys(tl, name):
     if isinstance(tl.items, pd.DataFrame): return _row_keys(tl.items)
-    items = list(item_rows(tl))
+    items = list(item_rows(tl.items))
     if all(isinstance(o, (int,np.integer)) for o in items): return _index_keys(tl)
     return (name(o) if isinstance(o, (str,Path)) else _content(o) for o in bar_if_long(items))
 

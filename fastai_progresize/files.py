@@ -19,12 +19,19 @@ from fastcore.xtras import atomic_save
 # %% ../nbs/03_files.ipynb #81656762
 _marks = ((b'\xff\xd8\xff', b'\xff\xd9'), (b'\x89PNG', b'IEND'))      # how a JPEG and a PNG begin and end
 
-def _looks_whole(file):
+def _may_be_huge(start, n):
+    "May an image have more pixels than Pillow opens? Its file has `n` bytes, the first of them are `start`"
+    most = Image.MAX_IMAGE_PIXELS or float('inf')
+    if start.startswith(b'\x89PNG'): return int.from_bytes(start[16:20])*int.from_bytes(start[20:24])>most
+    return n>most/512       # 64 pixels of a JPEG take at least one bit
+
+def _looks(file):
+    "Does `file` look whole, and is it worth opening to count its pixels?"
     with open(file, 'rb') as f:
-        start = f.read(8)
-        f.seek(-min(1024, f.seek(0, 2)), 2)
+        start,n = f.read(24),f.seek(0, 2)
+        f.seek(-min(1024, n), 2)
         end = f.read()
-    return any(start.startswith(a) and b in end for a,b in _marks)
+    return any(start.startswith(a) and b in end for a,b in _marks),_may_be_huge(start, n)
 
 def reason(
     e:Exception, # Raised while `file` was read
@@ -66,9 +73,10 @@ def file_fault(
     "Why `file` cannot be read as an image"
     try:
         check_regular(file)
-        if not whole and _looks_whole(file): return
+        looks_whole,may_be_huge = _looks(file)
+        if not whole and looks_whole and not may_be_huge: return
         with Image.open(file) as im:
-            if not whole and im.format not in ('JPEG','PNG'): return
+            if not whole and (looks_whole or im.format not in ('JPEG','PNG')): return
             im.draft(im.mode, (32,32))
             im.load()
     except Exception as e:
@@ -215,17 +223,18 @@ def opens_files(
     return isinstance(cls, type) and issubclass(cls, PILBase) and reads_as_fastai(create)
 
 def item_rows(
-    tl:TfmdLists, # Part of a dataset
+    items:list, # Of a dataset: a list, table, array...
 ):
-    "Iterate over the items of `tl`"
-    if isinstance(tl.items, pd.DataFrame): return _rows(tl.items)
-    items = L(tl.items, use_list=None)
-    return (items[i] for i in range_of(items)) if not isinstance(tl.items, (list,L)) else iter(items)
+    "Iterate over `items` as fastai gets them"
+    if isinstance(items, pd.DataFrame): return _rows(items)
+    if isinstance(items, (list,L)): return iter(items)
+    items = L(items, use_list=None)
+    return (items[i] for i in range_of(items))
 
 def _read_items(tl, tfms):
     "Iterate over what `tfms` make of the items of `tl`"
     column = _read_column(tl.items, tfms[0]) if isinstance(tl.items, pd.DataFrame) and tfms else None
-    items,tfms = (item_rows(tl),tfms) if column is None else (column,tfms[1:])
+    items,tfms = (item_rows(tl.items),tfms) if column is None else (column,tfms[1:])
     return (compose_tfms(o, tfms) for o in items)
 
 def dataset_files(
@@ -240,10 +249,11 @@ def dataset_files(
 
 def image_files(
     dls:DataLoaders, # Any `DataLoaders`
+    n_parts:int=None, # The first parts of their items, such as 1 for the first input; None: all, as masks too
 )->L: # Paths; empty if the images are not files
     "The image files that the items of `dls` are read from"
-    tls = [dl.dataset.tls[0] for dl in dls.loaders if isinstance(getattr(dl, 'dataset', None), Datasets)]
-    return L(f for tl in tls for f in dataset_files(tl) or []).unique()
+    dsets = [dl.dataset for dl in dls.loaders if isinstance(getattr(dl, 'dataset', None), Datasets)]
+    return L(f for ds in dsets for tl in ds.tls[:n_parts] for f in dataset_files(tl) or []).unique()
 
 # %% ../nbs/03_files.ipynb #5fde452e
 @contextmanager
@@ -259,22 +269,26 @@ def name_unreadable(
         raise
 
 # %% ../nbs/03_files.ipynb #a1fedacf
-def item_files(
-    dblock:DataBlock, # Any `DataBlock`
-    items:list, # Items from its `get_items`
-)->list:
-    "The image files that `items` are read from"
-    return [o for o in map(Pipeline(dblock.getters[0]), items) if isinstance(o, (str,Path))]
+def _path_getters(dblock):
+    "For each part of the items of `dblock` that is read from a file: what gets its path"
+    res = [Pipeline(dblock.getters[0])]
+    for getter,tfms in zip(dblock.getters[1:], dblock.type_tfms[1:]):
+        i = first(i for i,t in enumerate(Pipeline(tfms).fs) if opens_files(t))
+        if i is not None: res.append(Pipeline([*Pipeline(getter).fs, *Pipeline(tfms).fs[:i]]))
+    return res
 
 def all_files(
     dblock:DataBlock, # Any `DataBlock`
     path:Path, # Its source
 )->list:
-    "The image files of `dblock`"
-    return item_files(dblock, L((dblock.get_items or noop)(path), use_list=None))
+    "The image files of `dblock`, with those of masks and other targets"
+    items = list(item_rows((dblock.get_items or noop)(path)))
+    paths = L(f(o) for f in _path_getters(dblock) for o in items)
+    return paths.filter(lambda o: isinstance(o, (str,Path))).unique()
 
-def _split_without(items, splitter, file_of, bad):
-    return [[i for i in o if str(file_of(items[i])) not in bad] for o in splitter(items)]
+def _split_without(items, splitter, path_getters, bad):
+    without = {i for i,o in enumerate(item_rows(items)) if any(str(f(o)) in bad for f in path_getters)}
+    return [[i for i in o if i not in without] for o in splitter(items)]
 
 def verified_splitter(
     dblock:DataBlock, # Any `DataBlock` with a splitter
@@ -289,7 +303,7 @@ def verified_splitter(
     if faults:
         f,o = first(faults.items())
         warn(f"{len(faults)} of {len(files)} images cannot be read and are left out, such as {f}: {o}")
-    return partial(_split_without, splitter=dblock.splitter, file_of=Pipeline(dblock.getters[0]), bad=set(faults))
+    return partial(_split_without, splitter=dblock.splitter, path_getters=_path_getters(dblock), bad=set(faults))
 
 # %% ../nbs/03_files.ipynb #8ba69f49
 @functools.cache

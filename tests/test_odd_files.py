@@ -3,7 +3,7 @@ import shutil
 import pytest
 from helpers import *
 from fastai_progresize.files import dataset_files, image_files
-from test_bad_input import refused
+from test_bad_input import Untrained, refused
 
 # names
 
@@ -133,7 +133,8 @@ row_functions = [
     lambda r: ' '.join(map(str, r)),
     lambda r: f"{'path' in r} {isinstance(r, pd.Series)} {r.index.tolist()} {r.dtype}",
     lambda r: f"{r['size']:.2f} {r['n']/2}",
-    lambda r: str(r.drop('n').size), lambda r: f'{dict(r)}', lambda r: r.copy()['name'], changed, lambda r: r.at['path'],
+    lambda r: str(r.drop('n').size), lambda r: f'{dict(r)}', lambda r: r.copy()['name'], changed,
+    lambda r: r.at['path'],
     lambda r: f"{pd.isna(r['void'])} {pd.isna(r.void)} {r.isna().sum()}", lambda r: str(r.when.year),
 ]
 columns_read = [ColReader('id', suff='.jpg'), ColReader(0, suff='.jpg'), ColReader('id', pref=Path('a')),
@@ -156,3 +157,116 @@ def test_rows_are_fastais(path):
         got = dataset_files(tl)
         assert len(got)==n and got[::17]==want
     assert list(mixed.columns)==['n','size','name','path','when','void']      # rows are copies
+
+# masks, second images, huge ones
+
+blocks = dict(
+    mask   = (ImageBlock, MaskBlock(codes=['no','yes'])),
+    grey   = (ImageBlock, ImageBlock(PILImageBW)),
+    second = (ImageBlock, ImageBlock, CategoryBlock),
+)
+
+@pytest.fixture
+def pairs(tmp_path):
+    "Twelve images, with another of each in a folder beside them"
+    for name in ('images','others'): (tmp_path/name).mkdir()
+    rng = np.random.RandomState(0)
+    for i in range(12):
+        Image.fromarray(rng.randint(0, 255, (40,40,3), dtype=np.uint8)).save(tmp_path/f'images/{i:02}.jpg', quality=95)
+        Image.fromarray(rng.randint(0, 2, (40,40), dtype=np.uint8)).save(tmp_path/f'others/{i:02}.png')
+    return tmp_path
+
+def other(f): return f.parent.parent/'others'/f'{f.stem}.png'
+
+def first_label(f): return 'ab'[int(f.stem)%2]
+
+def pair_block(kind, **kwargs):
+    get = dict(get_x=[noop,other], get_y=first_label, n_inp=2) if kind=='second' else dict(get_y=other)
+    return DataBlock(blocks[kind], get_items=sorted_files, splitter=IndexSplitter([0,1,2,3]), **get, **kwargs)
+
+def sorted_files(d): return get_image_files(d).sorted()
+
+def pair_learner(dls, cbs=None):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 2, 1)
+        def forward(self, x, *rest): return self.conv(x)
+    def loss(pred, *targets): return pred.mean()**2
+    return Learner(dls, Model(), loss_func=loss, cbs=cbs)
+
+def cut(f): f.write_bytes(f.read_bytes()[:200])
+
+damages = dict(cut=cut, gone=lambda f: f.unlink(), empty=lambda f: f.write_bytes(b''))
+
+@pytest.mark.parametrize('damage', damages)
+@pytest.mark.parametrize('kind', blocks)
+def test_all_parts_are_checked(pairs, kind, damage):
+    "Named before the first batch, whichever part is read from it; `verify` finds it, and skips the item"
+    dls = pair_block(kind, item_tfms=Resize(32)).dataloaders(pairs/'images', bs=4, num_workers=0)
+    learn,bad = pair_learner(dls, Untrained()),pairs/'others/07.png'
+    assert {str(f) for f in [*get_image_files(pairs/'images'),*get_image_files(pairs/'others')]}==set(image_files(dls))
+    damages[damage](bad)
+    for fast in (True,False):
+        with refused(learn, f'{bad} cannot be read as an image'): learn.fit_progressive(2, sizes=(16,32), fast=fast)
+    def _get(verify):
+        return get_dls(16, 4, pairs/'images', num_workers=0, dblock=pair_block(kind), verify=verify, stats=None)
+    with pytest.raises(ValueError, match=f'{bad} cannot be read as an image'): _get(True)
+    with pytest.warns(UserWarning, match=f'1 of 24 images .* such as {bad}'): dls = _get('skip')
+    assert [[int(f.stem) for f in o.items] for o in dls.loaders]==[[4,5,6,8,9,10,11],[0,1,2,3]]
+    assert [len(b[0]) for o in dls.loaders for b in o]==[4,4]
+
+def break_inside(f):
+    "Damage where only decoding finds it"
+    data = bytearray(f.read_bytes())
+    i = data.index(b'IDAT')+20
+    data[i:i+20] = bytes(20)
+    f.write_bytes(data)
+
+@pytest.mark.parametrize('kind', blocks)
+@pytest.mark.parametrize('num_workers', (0,2))
+def test_all_parts_are_named(pairs, kind, num_workers):
+    "Damage inside a file is found by training, which names it"
+    bad = pairs/'others/07.png'
+    break_inside(bad)
+    dls = pair_block(kind, item_tfms=Resize(32)).dataloaders(pairs/'images', bs=4, num_workers=num_workers)
+    assert find_faults([bad])=={} and str(bad) in find_faults([bad], whole=True)
+    with pytest.raises(ValueError, match=f'{bad} cannot be read as an image'):
+        pair_learner(dls).fit_progressive(2, sizes=(16,32))
+
+def test_verify_tables(path):
+    "Of a table, by a column or a function of its rows"
+    bad = path/'gone.jpg'
+    for get_x in (ColReader('class', pref=f'{path}/'), lambda r: f"{path}/{r['class']}"):
+        df = table(path, 'class')
+        df.iloc[5,0] = 'gone.jpg'
+        block = DataBlock((ImageBlock,CategoryBlock), get_x=get_x, get_y=ColReader('label'),
+                          splitter=ColSplitter('valid'))
+        make = partial(get_dls, 16, 4, df, dblock=block, num_workers=0)
+        with pytest.raises(ValueError, match=f'{bad} cannot be read as an image'): make(verify=True)
+        with pytest.warns(UserWarning, match=f'1 of 34 images .* such as {bad}'): dls = make(verify='skip')
+        assert len(dls.train_ds)+len(dls.valid_ds)==33 and str(bad) not in image_files(dls)
+        assert len(dls.train.one_batch()[0])==4
+
+@pytest.mark.parametrize('name', ('a.jpg','a.png'))
+def test_too_many_pixels(path, tmp_path, monkeypatch, name):
+    "More than Pillow opens: found by the header, before the first batch"
+    shutil.copytree(path, tmp_path/'d')
+    huge = tmp_path/'d/train/A'/name
+    Image.new('RGB', (400,300)).save(huge)
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 50_000)
+    loads = []
+    with replaced.object(Image.Image, 'load', lambda im: loads.append(im)):
+        found = find_faults(get_image_files(tmp_path/'d'))
+    assert list(found)==[str(huge)] and 'Image size (120000 pixels) exceeds limit of 100000 pixels' in found[str(huge)]
+    assert not loads                   # only headers are read
+    dls = ImageDataLoaders.from_folder(tmp_path/'d', valid='val', item_tfms=Resize(32), bs=8, num_workers=0)
+    learn = small_learner(dls)
+    with refused(learn, f'{huge} cannot be read as an image: Image size (120000 pixels)'):
+        learn.fit_progressive(2, sizes=(16,32))
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 60_000)      # up to twice that, Pillow warns
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+        assert find_faults(get_image_files(tmp_path/'d'))=={}
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', None)
+    assert find_faults(get_image_files(tmp_path/'d'))=={}

@@ -14,7 +14,7 @@ from fastai.vision.all import *
 from fastai.vision import core
 from ..stage import (check_bool, check_count, check_folder, check_seed, check_workers, hw, is_number,
                                      short_size)
-from ..files import (all_files, check_files, image_files, is_from, is_untouched, item_files,
+from ..files import (all_files, check_files, image_files, is_from, is_untouched,
                                      reads_as_fastai, verified_splitter)
 from ..data import copy_dl, same_random, tfms_size
 from .pixels import Pixels
@@ -151,7 +151,7 @@ def fast(self:DataLoaders,
     keep = 1. if cache or decoded else None
     tfms = [_fast_tfms(dl, keep) if isinstance(dl, TfmdDL) else {} for dl in self.loaders]
     item_tfms = tfms[0]['after_item'].fs if tfms[0] else []
-    copies = _copies(self.train, item_tfms, image_files(self), cache, decoded) if cache or decoded else None
+    copies = _copies(self.train, item_tfms, image_files(self, 1), cache, decoded) if cache or decoded else None
     res = [copy_dl(dl, dataset=read_scaled(dl.dataset, copies), **t) if isinstance(dl, TfmdDL) else dl
            for dl,t in zip(self.loaders, tfms)]
     return _as_fast(self, res, copies)
@@ -240,9 +240,9 @@ def _presize_tfm(size, presize, min_scale, has_copies):
     if has_copies: return Presize(presize)       # copies have the presize: a little less would blur them
     return Presize(presize, max(presize_keep(min_scale), *(s/p for s,p in zip(size, presize))))
 
-def _make_fast(dls, dblock, tfm, cache, decoded):
+def _make_fast(dls, tfm, cache, decoded):
     "`dls`, which nobody uses yet, with images that are read fast"
-    files = item_files(dblock, [o for dl in dls.loaders for o in dl.items])
+    files = image_files(dls, 1) if cache or decoded else []
     copies = _copies(dls.train, [tfm], files, cache, decoded)
     for dl in dls.loaders:
         dl.dataset = read_scaled(dl.dataset, copies)
@@ -288,4 +288,4 @@ def get_dls(
         if isinstance(e, (OSError,SyntaxError,Image.DecompressionBombError)):
             check_files(all_files(dblock, path), whole=True)
         raise _no_batch(e, path, kwargs) from e
-    return _make_fast(dls, dblock, item_tfm, cache, decoded) if fast_works() else dls
+    return _make_fast(dls, item_tfm, cache, decoded) if fast_works() else dls
