@@ -1,10 +1,11 @@
 "Fast loading stands in for fastai's and Pillow's own functions alone: what you put in their place reads the images"
-import functools
+import functools, pickle
 import pytest
 from plum import Function
 from fastai.vision import core
 from fastai.vision import augment as fastai_augment
 from helpers import *
+from fastai_progresize import trial
 from fastai_progresize.fast import loaders
 from fastai_progresize.fast.augment import AffineOnce, one_interpolation
 from fastai_progresize.fast.read import ScaledImage
@@ -332,3 +333,42 @@ def test_same_part(squares, kind):
     learn = small_learner(dls, cbs=Record)
     learn.fit_progressive(2, sizes=(32,64))
     assert {o[2:] for o in learn.record.shapes}=={(32,32),(64,64)}
+
+# workers that are spawned
+
+def all_loaders(path, tmp):
+    "Each kind of loader that this package makes, by name"
+    kw = dict(path=path, num_workers=1)
+    plain = ImageDataLoaders.from_folder(path, valid='val', item_tfms=Resize(48), bs=8, num_workers=1,
+                                         batch_tfms=aug_transforms(size=32, min_scale=.5))
+    return dict(at_size=plain.at_size(16), aug=plain.with_aug(.5), fast=plain.fast(), fast_aug=plain.with_aug(.5).fast(),
+                cache=plain.fast(cache=tmp), decoded=plain.fast(cache=tmp, decoded=True), get_dls=get_dls(32, 8, **kw),
+                get_dls_cache=get_dls(32, 8, cache=tmp, **kw), verified=get_dls(32, 8, verify='skip', **kw),
+                get_dls_decoded=get_dls(32, 8, cache=tmp, decoded=True, **kw))
+
+def test_loaders_are_pickled(path, tmp_path):
+    "Loaders of each kind, those of a trial and of `preflight` too, which pickle reads back with the same batches"
+    tried = []
+    for name,dls in all_loaders(path, tmp_path/'c').items():
+        for dl in dls.loaders:
+            filled,_ = trial._filled(dl, .05)
+            for o in (dl, filled, trial.Repeated(dl, [1])):
+                new = pickle.loads(pickle.dumps(o))
+                tried.append(name)
+                assert type(new) is type(o) and list(new.get_idxs())[:4]==list(o.get_idxs())[:4] or dl.shuffle
+            a,b = (o.one_batch()[0] for o in (dls.valid,pickle.loads(pickle.dumps(dls.valid))))
+            assert torch.equal(a, b)
+    assert len(tried)==60
+
+def test_preflight_with_spawned_workers(path, tmp_path):
+    "What `preflight` reads to fill decoded copies, with workers that are spawned"
+    code = """
+import sys, torch
+from fastai.vision.all import *
+from fastai_progresize.all import *
+from fastai_progresize import trial
+dls = get_dls(32, 8, sys.argv[1], num_workers=1, cache=sys.argv[2], decoded=True)
+torch.multiprocessing.set_start_method('spawn')
+dl,times = trial._filled(dls.valid, 60)
+print(len(times), dl.get_idxs())"""
+    assert in_python(code, tmp_path, path, tmp_path/'c').splitlines()[-1]=='2 [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]'
