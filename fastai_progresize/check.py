@@ -11,7 +11,7 @@ __all__ = []
 import hashlib, pickle, time, zlib
 from fastai.vision.all import *
 from .stage import hw
-from .files import bar_if_long, dataset_files, item_rows, opens_files
+from .files import bar_if_long, dataset_files, item_rows, opens_files, to_bytes
 from .data import get_bs, probe_batch, same_random, tfms_size
 from .trial import NotCopied, is_out_of_memory, repeat_batches, try_batches
 
@@ -31,7 +31,7 @@ def _feed(h, o):
         h.update(f'{len(o)}'.encode())
         for v in o: _feed(h, v)
     elif isinstance(o, bytes): h.update(o)
-    elif o is None or isinstance(o, (str,Path,Number,np.generic)): h.update(f'{o} '.encode())
+    elif o is None or isinstance(o, (str,Path,Number,np.generic)): h.update(to_bytes(f'{o} '))
     else: h.update(_other(o))
 
 def _other(o):
@@ -45,7 +45,7 @@ def _content(o):
 
 def _row_keys(df):
     try: return [f'row {o:x}' for o in pd.util.hash_pandas_object(df, index=False)]
-    except TypeError: return map(_content, bar_if_long(list(df.itertuples(index=False))))    # arrays in its cells
+    except (TypeError,UnicodeEncodeError): return map(_content, bar_if_long(list(df.itertuples(index=False))))    # arrays in cells, odd names
 
 def _index_keys(tl):
     "Row numbers, with the content of the first row, which tells datasets apart"
@@ -69,7 +69,7 @@ def _real_paths():
 
 def _item_keys(tl, name):
     if isinstance(tl.items, pd.DataFrame): return _row_keys(tl.items)
-    items = list(item_rows(tl))
+    items = list(item_rows(tl.items))
     if all(isinstance(o, (int,np.integer)) for o in items): return _index_keys(tl)
     return (name(o) if isinstance(o, (str,Path)) else _content(o) for o in bar_if_long(items))
 
@@ -153,7 +153,7 @@ class Sample:
     ):
         store_attr()
         names,self.has_names = _item_names(tl, files)
-        hashes = np.array([zlib.crc32(str(o).encode()) for o in names], dtype=np.int64)
+        hashes = np.array([zlib.crc32(to_bytes(str(o))) for o in names], dtype=np.int64)
         self.n,self.seconds,self.seen = len(names),0.,{}
         self.index = [int(i) for i in hashes.argsort(kind='stable')[:_most_looks]]
         self.hashes = hashes[self.index]

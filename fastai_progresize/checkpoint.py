@@ -11,7 +11,7 @@ __all__ = ['read_checkpoint', 'Checkpoint']
 import contextlib, io, socket, zipfile
 from fastai.vision.all import *
 from filelock import FileLock, Timeout
-from .files import whole_file
+from .files import printable, whole_file
 from .data import probe_batch, same_random
 from .distrib import on_rank0
 from .run import Run, RunCallback
@@ -178,7 +178,7 @@ def load_checkpoint(
     "The state to continue from. Raises `ValueError` for another run, or for an unfinished one without `resume`"
     if not file.exists() and _file_before(file).exists(): file = _file_before(file)    # killed between the two renames
     if not file.exists():
-        if resume: print(f"There is no checkpoint in {file} yet: starting from the beginning")
+        if resume: print(printable(f"There is no checkpoint in {file} yet: starting from the beginning"))
         return
     state = read_checkpoint(file, _to_here if num_distrib()<2 else 'cpu')
     has_ended = state['stopped'] or state['epoch']==state['n_epoch']

@@ -117,9 +117,26 @@ def _scale_tfm(t, by):
         if hasattr(t, k): setattr(t, k, t.size)
     return t
 
+_crops = (RandomCrop,CropPad)       # of pixels as they are; all others with a size resize
+
+def _unresized_crops(dl):
+    "The crops that come before anything resizes, which would show another part of an image at another size"
+    resizes = [not isinstance(t, _crops) and _tfm_size(t) is not None for t in _tfms(dl)]
+    start = resizes.index(True) if True in resizes else None
+    crops = [t for t in _tfms(dl)[:start] if isinstance(t, _crops)]
+    if crops and start is None:
+        t = crops[-1]
+        raise ValueError(f"{type(t).__name__} crops these images to {short_size(_tfm_size(t))} px without resizing"
+                         " them, so that at another size they would show other pieces of the images: put a `Resize`"
+                         " before it, or pass a function as `get_dls=`, which takes `size` and `bs` and returns"
+                         " `DataLoaders`")
+    return crops
+
 def _scaled_pipes(dl, by):
     if all(o==1 for o in by): return {}
-    def _scaled(p): return Pipeline([_scale_tfm(t, by) for t in p.fs], split_idx=p.split_idx)
+    kept = list(map(id, _unresized_crops(dl)))
+    def _tfm(t): return t if id(t) in kept else _scale_tfm(t, by)
+    def _scaled(p): return Pipeline(map(_tfm, p.fs), split_idx=p.split_idx)
     pipes = {k: getattr(dl, k) for k in ('after_item','after_batch')}
     return {k: _scaled(p) for k,p in pipes.items() if isinstance(p, Pipeline)}
 

@@ -12,18 +12,26 @@ import errno, functools, traceback
 from stat import S_ISREG
 from time import perf_counter
 from fastai.vision.all import *
+from fastai.vision import core
 from concurrent.futures import ThreadPoolExecutor      # fastcore's prints errors
 from fastcore.xtras import atomic_save
 
 # %% ../nbs/03_files.ipynb #81656762
 _marks = ((b'\xff\xd8\xff', b'\xff\xd9'), (b'\x89PNG', b'IEND'))      # how a JPEG and a PNG begin and end
 
-def _looks_whole(file):
+def _may_be_huge(start, n):
+    "May an image have more pixels than Pillow opens? Its file has `n` bytes, the first of them are `start`"
+    most = Image.MAX_IMAGE_PIXELS or float('inf')
+    if start.startswith(b'\x89PNG'): return int.from_bytes(start[16:20])*int.from_bytes(start[20:24])>most
+    return n>most/512       # 64 pixels of a JPEG take at least one bit
+
+def _looks(file):
+    "Does `file` look whole, and is it worth opening to count its pixels?"
     with open(file, 'rb') as f:
-        start = f.read(8)
-        f.seek(-min(1024, f.seek(0, 2)), 2)
+        start,n = f.read(24),f.seek(0, 2)
+        f.seek(-min(1024, n), 2)
         end = f.read()
-    return any(start.startswith(a) and b in end for a,b in _marks)
+    return any(start.startswith(a) and b in end for a,b in _marks),_may_be_huge(start, n)
 
 def reason(
     e:Exception, # Raised while `file` was read
@@ -31,6 +39,18 @@ def reason(
 )->str:
     "The message of `e`, without the name of the file"
     return str(e).replace(repr(str(file)), 'it') or type(e).__name__
+
+def to_bytes(
+    text:str, # Any text, such as a file name
+)->bytes:
+    "`text` as bytes to hash, also a file name that is not UTF-8, which Python keeps in surrogates"
+    return text.encode(errors='surrogatepass')
+
+def printable(
+    text:str, # Any text, with file names
+)->str:
+    "`text` for `print`, which cannot write such names"
+    return text.encode(errors='backslashreplace').decode()
 
 def check_regular(
     file:str|Path, # An image file
@@ -53,9 +73,10 @@ def file_fault(
     "Why `file` cannot be read as an image"
     try:
         check_regular(file)
-        if not whole and _looks_whole(file): return
+        looks_whole,may_be_huge = _looks(file)
+        if not whole and looks_whole and not may_be_huge: return
         with Image.open(file) as im:
-            if not whole and im.format not in ('JPEG','PNG'): return
+            if not whole and (looks_whole or im.format not in ('JPEG','PNG')): return
             im.draft(im.mode, (32,32))
             im.load()
     except Exception as e:
@@ -121,62 +142,118 @@ def check_files(
     "Raise a `ValueError` that names those of `files` that cannot be read"
     raise_faults(find_faults(files, whole))
 
+# %% ../nbs/03_files.ipynb #d4b1a7e1
+class _Row(pd.Series):
+    "Row `i` of `df`, which becomes a whole `Series` when more is asked for than one of `cells`, by their `names`"
+    _df,_names = None,{}
+    def __init__(self, df, i, names, cells): self.__dict__.update(_df=df, _i=i, _names=names, _cells=cells)
+
+    def __getitem__(self, k):
+        return self._cells[self._names[k]] if type(k) is str and k in self._names else super().__getitem__(k)
+
+    def __getattr__(self, k):
+        if k in self._names: return self._cells[self._names[k]]
+        if self._df is not None and '_mgr' not in vars(self):
+            self.__dict__.update(vars(self._df.iloc[self._i]), _names={})
+        return vars(self)[k] if k in vars(self) else super().__getattr__(k)
+
+def _rows(df):
+    "The rows of `df`, as `df.iloc` gets them"
+    names,n = {k: i for i,k in enumerate(df.columns) if type(k) is str} if df.columns.is_unique else {},1000
+    for start in range(0, len(df), n):
+        for i,cells in enumerate(df.iloc[start:start+n].to_numpy(), start): yield _Row(df, i, names, cells)
+
+def _read_column(df, t):
+    "What `t` reads from each row of `df`, if it is a `ColReader` of one column"
+    if type(t) is not ColReader or len(t.cols)!=1 or not is_untouched(t): return
+    c = t.cols[0]
+    column = df.iloc[:,c] if isinstance(c, int) else df[c]
+    if not isinstance(column, pd.Series) or not len(df): return
+    return [t._do_one({c:o}, c) for o in column.astype(df.iloc[0].dtype)]      # numbers as in a row
+
+# %% ../nbs/03_files.ipynb #c1d0a4b3
+def is_from(
+    f:callable, # A function or method
+    module:str, # Name of a module, such as 'PIL.Image'
+)->bool:
+    "Is `f` a function of `module`, and not one that was put in its place?"
+    return getattr(getattr(f, '__func__', f), '__globals__', {}).get('__name__')==module
+
+def reads_as_fastai(
+    create:callable, # `PILImage.create` or that of another class
+)->bool:
+    "Does `create` open files by fastai's and Pillow's own functions?"
+    is_own = all(is_from(f, core.__name__) for f in (create,core.load_image))
+    return is_own and is_from(Image.open, Image.__name__)
+
+_packages = ('fastai','fastcore','fasttransform','fastai_progresize')
+
+def _is_own(f):
+    module = getattr(getattr(f, '__func__', f), '__globals__', {}).get('__name__', '')
+    return module.split('.')[0] in _packages
+
+def _functions(cls):
+    "The functions that make up the transforms of class `cls`"
+    for o in [o for c in cls.__mro__ for o in vars(c).values()]:
+        if isinstance(o, FunctionType): yield o
+        for m in getattr(o, 'methods', []): yield m.implementation      # of `encodes`
+
+def is_untouched(
+    t:Transform, # Any transform
+)->bool:
+    "Is `t` fastai's or this package's, with all their own functions?"
+    return not {'encodes','decodes','before_call'} & vars(t).keys() and all(map(_is_own, _functions(type(t))))
+
 # %% ../nbs/03_files.ipynb #eee1b8a3
 def wrapped(
     t:Transform, # Any transform
-)->callable: # None for a subclass of `Transform`
+)->callable: # None for a subclass of `Transform`, or if `t` does more than call a function
     "The function that `t` wraps"
-    if type(t) is not Transform: return
-    try: return t.encodes.methods[0].implementation
-    except (AttributeError,IndexError): return
+    if type(t) is not Transform or 'decodes' in vars(t): return
+    try: method, = t.encodes.methods
+    except (AttributeError,ValueError): return
+    return method.implementation
 
 def opens_files(
     t:Transform, # A transform of the first input of a dataset
 )->bool:
     "Is it `PILImage.create`, or that of another `PILBase`, not a custom way to read?"
-    if hasattr(t, 'image_cls'): return True      # `ReadImage`
-    create = wrapped(t)
+    create = getattr(t, 'create', None) or wrapped(t)      # of `ReadImage`, or `Transform(PILImage.create)`
     cls = getattr(create, '__self__', None)
-    return isinstance(cls, type) and issubclass(cls, PILBase) and create.__func__ is PILBase.create.__func__
-
-def _path_getter(tl):
-    "A function from an item of `tl` to the path that is opened as an image; None if there is no path"
-    i = first(i for i,f in enumerate(tl.tfms.fs) if opens_files(f))
-    if i is None or not len(tl.items): return
-    before = tl.tfms.fs[:i]
-    def _path(o):
-        for f in before: o = f(o)
-        return o
-    return _path if isinstance(_path(next(item_rows(tl, before))), (str,Path)) else None
-
-def _named_rows(items, tfms):
-    "The rows of a DataFrame, in the form that `ColReader` reads fastest"
-    names = items.columns
-    is_plain = tfms and isinstance(tfms[0], ColReader) and all(str(o).isidentifier() for o in names)
-    return items.itertuples(index=False) if is_plain else (row for _,row in items.iterrows())
+    return isinstance(cls, type) and issubclass(cls, PILBase) and reads_as_fastai(create)
 
 def item_rows(
-    tl:TfmdLists, # Part of a dataset
-    tfms:list=None, # Transforms that get the items
+    items:list, # Of a dataset: a list, table, array...
 ):
-    "Iterate over the items of `tl`"
-    if isinstance(tl.items, pd.DataFrame): return _named_rows(tl.items, tfms)
-    items = L(tl.items, use_list=None)
-    return (items[i] for i in range_of(items)) if not isinstance(tl.items, (list,L)) else iter(items)
+    "Iterate over `items` as fastai gets them"
+    if isinstance(items, pd.DataFrame): return _rows(items)
+    if isinstance(items, (list,L)): return iter(items)
+    items = L(items, use_list=None)
+    return (items[i] for i in range_of(items))
+
+def _read_items(tl, tfms):
+    "Iterate over what `tfms` make of the items of `tl`"
+    column = _read_column(tl.items, tfms[0]) if isinstance(tl.items, pd.DataFrame) and tfms else None
+    items,tfms = (item_rows(tl.items),tfms) if column is None else (column,tfms[1:])
+    return (compose_tfms(o, tfms) for o in items)
 
 def dataset_files(
-    tl:TfmdLists, # The images of a dataset
-)->list: # Paths, one per item; None if the images are not files
+    tl:TfmdLists, # Part of a dataset
+)->list: # Paths, one per item; None if they are not image files
     "The image files that the items of `tl` are read from"
-    path = _path_getter(tl)
-    if path is not None: return [str(path(o)) for o in item_rows(tl, tl.tfms.fs)]
+    i = first(i for i,f in enumerate(tl.tfms.fs) if opens_files(f))
+    if i is None or not len(tl.items): return
+    paths = _read_items(tl, tl.tfms.fs[:i])
+    one = next(paths)
+    if isinstance(one, (str,Path)): return [str(one), *map(str, paths)]
 
 def image_files(
     dls:DataLoaders, # Any `DataLoaders`
+    n_parts:int=None, # The first parts of their items, such as 1 for the first input; None: all, as masks too
 )->L: # Paths; empty if the images are not files
     "The image files that the items of `dls` are read from"
-    tls = [dl.dataset.tls[0] for dl in dls.loaders if isinstance(getattr(dl, 'dataset', None), Datasets)]
-    return L(f for tl in tls for f in dataset_files(tl) or []).unique()
+    dsets = [dl.dataset for dl in dls.loaders if isinstance(getattr(dl, 'dataset', None), Datasets)]
+    return L(f for ds in dsets for tl in ds.tls[:n_parts] for f in dataset_files(tl) or []).unique()
 
 # %% ../nbs/03_files.ipynb #5fde452e
 @contextmanager
@@ -192,22 +269,26 @@ def name_unreadable(
         raise
 
 # %% ../nbs/03_files.ipynb #a1fedacf
-def item_files(
-    dblock:DataBlock, # Any `DataBlock`
-    items:list, # Items from its `get_items`
-)->list:
-    "The image files that `items` are read from"
-    return [o for o in map(Pipeline(dblock.getters[0]), items) if isinstance(o, (str,Path))]
+def _path_getters(dblock):
+    "For each part of the items of `dblock` that is read from a file: what gets its path"
+    res = [Pipeline(dblock.getters[0])]
+    for getter,tfms in zip(dblock.getters[1:], dblock.type_tfms[1:]):
+        i = first(i for i,t in enumerate(Pipeline(tfms).fs) if opens_files(t))
+        if i is not None: res.append(Pipeline([*Pipeline(getter).fs, *Pipeline(tfms).fs[:i]]))
+    return res
 
 def all_files(
     dblock:DataBlock, # Any `DataBlock`
     path:Path, # Its source
 )->list:
-    "The image files of `dblock`"
-    return item_files(dblock, L((dblock.get_items or noop)(path), use_list=None))
+    "The image files of `dblock`, with those of masks and other targets"
+    items = list(item_rows((dblock.get_items or noop)(path)))
+    paths = L(f(o) for f in _path_getters(dblock) for o in items)
+    return paths.filter(lambda o: isinstance(o, (str,Path))).unique()
 
-def _split_without(items, splitter, file_of, bad):
-    return [[i for i in o if str(file_of(items[i])) not in bad] for o in splitter(items)]
+def _split_without(items, splitter, path_getters, bad):
+    without = {i for i,o in enumerate(item_rows(items)) if any(str(f(o)) in bad for f in path_getters)}
+    return [[i for i in o if i not in without] for o in splitter(items)]
 
 def verified_splitter(
     dblock:DataBlock, # Any `DataBlock` with a splitter
@@ -222,7 +303,7 @@ def verified_splitter(
     if faults:
         f,o = first(faults.items())
         warn(f"{len(faults)} of {len(files)} images cannot be read and are left out, such as {f}: {o}")
-    return partial(_split_without, splitter=dblock.splitter, file_of=Pipeline(dblock.getters[0]), bad=set(faults))
+    return partial(_split_without, splitter=dblock.splitter, path_getters=_path_getters(dblock), bad=set(faults))
 
 # %% ../nbs/03_files.ipynb #8ba69f49
 @functools.cache

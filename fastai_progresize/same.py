@@ -11,6 +11,7 @@ __all__ = []
 import fastai, hashlib, inspect
 from fastai.vision.all import *
 import fastai_progresize
+from .files import to_bytes
 from .check import item_keys
 from .state import has_state
 
@@ -38,7 +39,7 @@ def describe(
     name = getattr(o, '__qualname__', type(o).__qualname__)
     return name + (f"({', '.join(f'{k}={inner(v)}' for k,v in args.items())})" if args else '')
 
-def _hash(o): return hashlib.sha1(o if isinstance(o, bytes) else o.encode()).hexdigest()[:10]
+def _hash(o): return hashlib.sha1(o if isinstance(o, bytes) else to_bytes(o)).hexdigest()[:10]
 
 # %% ../nbs/15a_same.ipynb #1dd08a6a
 def _labels(ds):

@@ -195,9 +195,9 @@ def _filled(dl, seconds):
     "`dl` limited to what it reads in `seconds`, with the pixels kept, and the times of these batches"
     if not hasattr(dl, 'kept'): return dl,[]
     dl,idxs = copy_dl(dl),dl.get_idxs()
-    dl.get_idxs = lambda: idxs
+    dl.get_idxs = partial(noop, idxs)       # no lambda: a spawned worker gets `dl` as a pickle
     times = _load_times(dl, seconds)
-    dl.get_idxs = lambda: idxs[:len(times)*dl.bs]
+    dl.get_idxs = partial(noop, idxs[:len(times)*dl.bs])
     return dl,times
 
 def _load_times(dl, seconds):

@@ -263,7 +263,7 @@ datas = {
     'RandomResizedCrop': resized(lambda: RandomResizedCrop(48, min_scale=.5)),
     'RandomResizedCropGPU': resized(None, lambda: RandomResizedCropGPU(48)),
     'Flip(size), on batches only': resized(None, lambda: Flip(size=48)),
-    'CropPad': resized(lambda: CropPad(48)),
+    'CropPad': resized(lambda: [Resize(56),CropPad(48, order=2)]),
     'RandomCrop': resized(lambda: [Resize(56),RandomCrop(48)]),
     'RatioResize': resized(lambda: RatioResize(48)),
     'Normalize': resized(lambda: Resize(48), lambda: Normalize.from_stats(*imagenet_stats)),

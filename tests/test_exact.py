@@ -22,7 +22,7 @@ kinds = dict(
     item_only       = block(Resize(48)),
     squish          = block(Resize(48, ResizeMethod.Squish)),
     pad             = block(Resize(48, ResizeMethod.Pad, pad_mode=PadMode.Zeros)),
-    crop_pad        = block(CropPad(48)),
+    crop_pad        = block([Resize(80),CropPad(48, order=2)]),
     random_crop     = block([Resize(80),RandomCrop(48)]),
     ratio           = block([Resize(96),RatioResize(48)]),
     resized_crop    = block(RandomResizedCrop(48, min_scale=.4), aug_transforms()),

@@ -48,7 +48,7 @@ ways = dict(
     rrc         = block(img_cat, RandomResizedCrop(64, min_scale=.5), get_y=label),
     batch_only  = block(img_cat, None, RandomResizedCropGPU(64), get_y=label),
     batch_flip  = block(img_cat, None, Flip(size=64), get_y=label),
-    crop_pad    = block(img_cat, CropPad(64), get_y=label),
+    crop_pad    = block(img_cat, [Resize(80), CropPad(64, order=2)], get_y=label),
     random_crop = block(img_cat, [Resize(80), RandomCrop(64)], get_y=label),
     ratio       = block(img_cat, RatioResize(80), get_y=label),
     rectangle   = block(img_cat, Resize((60,80)), aug_transforms(size=(48,64)), get_y=label),

@@ -10,7 +10,9 @@ __all__ = ['get_presize']
 # %% ../../nbs/07_augment.ipynb #3b073045
 from copy import deepcopy
 from fastai.vision.all import *
+from fastai.vision import augment
 from ..stage import hw, short_size
+from ..files import is_from, is_untouched
 
 # %% ../../nbs/07_augment.ipynb #9038d362
 def _draw_zoom(x, min_scale, max_scale, batch):
@@ -56,6 +58,8 @@ def _project(mat, size, align_corners):
     den = _row(2)
     return torch.stack([_row(0)/den, _row(1)/den], dim=3)
 
+_module = augment.__name__
+
 def _plain_zoom(f):
     "fastai's zoom as far as the random crop `f`; any other as it is"
     draw = getattr(f, 'keywords', {}).get('draw')
@@ -63,7 +67,13 @@ def _plain_zoom(f):
     far = {k: draw.keywords[v]**-.5 for k,v in dict(min_zoom='max_scale', max_zoom='min_scale').items()}
     return partial(f, draw=None, **far)
 
-def _is_warp(f): return hasattr(f, 'orig_pts') and hasattr(f, 'targ_pts')
+def _is_warp(f): return hasattr(f, 'orig_pts') and hasattr(f, 'targ_pts') and is_from(type(f).__call__, _module)
+
+def _samples_as_fastai():
+    "Are the functions that `AffineOnce` stands in for as fastai has them?"
+    names = 'affine_grid','_grid_sample','find_coeffs','apply_perspective'
+    fs = [TensorImage.affine_coord, *(getattr(augment, o) for o in names)]
+    return all(is_from(f, _module) for f in fs)
 
 class AffineOnce(AffineCoordTfm):
     "The affine and warping transforms of `tfm`, with one projection of the coordinates of images"
@@ -72,10 +82,12 @@ class AffineOnce(AffineCoordTfm):
         size:int|tuple, # Size of the batch, px
     ):
         super().__init__(tfm.aff_fs, tfm.coord_fs, hw(size), tfm.mode, tfm.pad_mode, tfm.mode_mask, tfm.align_corners)
+        self.order = tfm.order
 
     def encodes(self, x:TensorImage):
         is_large = any(o>2*s for o,s in zip(x.shape[-2:], self.size))      # fastai averages first, not to skip pixels
-        if is_large or not all(map(_is_warp, self.coord_fs)): return AffineCoordTfm.encodes(self, x)
+        if is_large or not all(map(_is_warp, self.coord_fs)) or not _samples_as_fastai():
+            return AffineCoordTfm.encodes(self, x)
         mat = homography(self.mat, [] if self.split_idx else self.coord_fs)
         coords = _project(mat, self.size, self.align_corners)
         return type(x)(F.grid_sample(x.as_subclass(Tensor), coords, self.mode, self.pad_mode, self.align_corners))
@@ -149,7 +161,7 @@ def _same_shape(a, b): return abs(a[0]*b[1]/(a[1]*b[0])-1)<.02
 def _is_plain_crop(t):
     "Does this `RandomResizedCropGPU` take crops of the shape of its images, and all of them in validation?"
     is_square = t.ratio[0]==t.ratio[1] and _same_shape((1,t.ratio[0]), hw(t.size))
-    return is_square and t.valid_scale==1 and t.mode=='bilinear'
+    return is_square and t.valid_scale==1 and t.mode=='bilinear' and t.split_idx is None
 
 def _as_zoom(aff, crop, size):
     "`aff` composed with `crop`, which is a zoom"
@@ -175,7 +187,8 @@ def one_interpolation(
     resize,size = _only(item_tfms, _item_sizers),hw(size)
     affs,crops = ([t for t in batch_tfms if isinstance(t, o)] for o in (AffineCoordTfm,RandomResizedCropGPU))
     sizer = _only(crops or affs, object)
-    if type(resize) not in (Resize,Presize) or resize.method!=ResizeMethod.Crop: return
+    if type(resize) not in (Resize,Presize) or resize.method!=ResizeMethod.Crop or resize.split_idx is not None: return
+    if not all(map(is_untouched, [resize,*affs,*crops])): return
     if sizer is None or sizer.size is None or len(affs)>1 or any(o.mode!='bilinear' for o in affs): return
     if crops and (not _is_plain_crop(sizer) or (affs and affs[0].size is not None)): return
     own,item_size = hw(sizer.size),tuple(reversed(getattr(resize, 'train_size', resize.size)))
@@ -184,7 +197,7 @@ def one_interpolation(
     keep = presize_keep(sizer.min_scale, sizer.max_scale) if crops else getattr(resize, 'keep', 1.)
     presize = _presize_for(resize, size, own)
     keep = max(keep, *(n/p for n,p in zip(size, presize)))
-    item = Presize(tuple(presize), keep, (Image.BICUBIC,resize.mode_mask), pad_mode=resize.pad_mode)
+    item = Presize(tuple(presize), keep, (Image.BICUBIC,resize.mode_mask), pad_mode=resize.pad_mode, order=resize.order)
     place = first(affs or crops)
     others = [t for t in batch_tfms if t is place or not isinstance(t, RandomResizedCropGPU)]
     return [item if t is resize else t for t in item_tfms],[AffineOnce(aff, size) if t is place else t for t in others]

@@ -11,10 +11,10 @@ __all__ = []
 from types import MethodType
 from fastai.vision.all import *
 from ..stage import hw
-from ..files import dataset_files
+from ..files import dataset_files, is_from, is_untouched
 from ..data import same_random
 from .pixels import Pixels
-from .read import ReadImage, ScaledToTensor
+from .read import ReadImage, ScaledToTensor, reads_scaled
 from .augment import Presize
 
 # %% ../../nbs/07a_batches.ipynb #b3636baa
@@ -24,11 +24,13 @@ def _is_label(o):
     return isinstance(o, (Tensor,str,float,int))
 
 _per_item = 'do_item','create_item','create_batches','after_item'
+_makes_items = [*((DataLoader,o) for o in _per_item), (Datasets,'__getitem__'), (TfmdLists,'__getitem__')]
 
 def _is_usual(dl):
     "Does fastai itself make the items of `dl`, which are one image and labels?"
-    if not isinstance(dl, TfmdDL) or not isinstance(dl.dataset, Datasets) or dl.prebatched: return False
+    if not isinstance(dl, TfmdDL) or type(dl.dataset) is not Datasets or dl.prebatched: return False
     if any(getattr(type(dl), o) is not getattr(TfmdDL, o) for o in _per_item): return False
+    if not all(is_from(getattr(c, o), c.__module__) for c,o in _makes_items): return False
     if any(o in vars(dl) for o in _per_item[:3]) or dl.dataset.n_inp!=1 or not len(dl.dataset): return False
     with same_random(): return all(_is_label(tl[0]) for tl in dl.dataset.tls[1:])
 
@@ -36,7 +38,7 @@ def _plain_crop(p):
     "The `Resize` of the pipeline `p`, if it crops and nothing else is done to an item"
     fs = list(getattr(p, 'fs', []))
     is_plain = list(map(type, fs)) in ([Resize,ScaledToTensor],[Presize,ScaledToTensor])
-    return fs[0] if is_plain and fs[0].method==ResizeMethod.Crop else None
+    return fs[0] if is_plain and fs[0].method==ResizeMethod.Crop and all(map(is_untouched, fs)) else None
 
 # %% ../../nbs/07a_batches.ipynb #f1d54036
 class KeptItems:
@@ -46,6 +48,7 @@ class KeptItems:
         pixels:Pixels, # Where the pixels of all its images are
         files:list, # These images, one per item
         cls:type=TensorImage, # What they become
+        create:callable=PILImage.create, # What their pixels stand in for
     ):
         store_attr()
         self.rows = [pixels.rows[str(o)] for o in files]
@@ -77,7 +80,8 @@ def create_batches(
 )->Iterator: # Of batches
     "As fastai's `create_batches`, with items from pixels where nothing but a crop is made of them"
     resize = _plain_crop(self.after_item)
-    get = self.kept.getter(resize, self.after_item.split_idx) if resize and self.kept.ds is self.dataset else None
+    is_usual = resize and self.kept.ds is self.dataset and reads_scaled(self.kept.create)
+    get = self.kept.getter(resize, self.after_item.split_idx) if is_usual else None
     if get is None: return type(self).create_batches(self, samps)
     return map(self.do_batch, self.chunkify(filter(None, map(get, samps))))
 
@@ -89,5 +93,6 @@ def batch_at_once(
     if not _is_usual(dl): return
     last = dl.dataset.tls[0].tfms.fs[-1]
     if not isinstance(last, ReadImage) or last.cache is not pixels: return
-    dl.kept = KeptItems(dl.dataset, pixels, dataset_files(dl.dataset.tls[0]), last.image_cls._tensor_cls)
+    files = dataset_files(dl.dataset.tls[0])
+    dl.kept = KeptItems(dl.dataset, pixels, files, last.image_cls._tensor_cls, last.create)
     dl.create_batches = MethodType(create_batches, dl)      # of this loader: what `dl.new` makes is fastai's

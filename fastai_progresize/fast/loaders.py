@@ -11,9 +11,11 @@ __all__ = ['get_dls']
 import functools
 from copy import copy
 from fastai.vision.all import *
+from fastai.vision import core
 from ..stage import (check_bool, check_count, check_folder, check_seed, check_workers, hw, is_number,
                                      short_size)
-from ..files import all_files, check_files, image_files, item_files, verified_splitter
+from ..files import (all_files, check_files, image_files, is_from, is_untouched,
+                                     reads_as_fastai, verified_splitter)
 from ..data import copy_dl, same_random, tfms_size
 from .pixels import Pixels
 from .copies import default_cache, presize_images
@@ -23,21 +25,28 @@ from .batches import batch_at_once
 
 # %% ../../nbs/08_loaders.ipynb #c4050be1
 def _try_reading(file):
-    ds = read_scaled(Datasets([file], [[PILImage.create]]))
+    ds,(quick,) = read_scaled(Datasets([file], [[PILImage.create]])),_quick_tensors([ToTensor()])
     if not isinstance(ds[0][0], ScaledImage): raise TypeError('`PILImage.create` is not found in a dataset')
     for tfm in (Resize(16), Resize(16, ResizeMethod.Pad)):
-        a,b = (ToTensor()(tfm(PILImage.create(file), split_idx=1)),ScaledToTensor()(tfm(ds[0][0], split_idx=1)))
+        a,b = (ToTensor()(tfm(PILImage.create(file), split_idx=1)),quick(tfm(ds[0][0], split_idx=1)))
         diff = (a.float()-b.float()).abs().mean()
         if not diff<8: raise ValueError(f'images differ by {diff:.0f} of 255 levels')
 
 def _try_augmenting():
     x = TensorImage(torch.linspace(0, 1, 24).expand(2,3,24,24).contiguous())
     tfm,res = aug_transforms(size=16, max_lighting=0, xtra_tfms=crop_zoom(size=16))[0],[]
-    for t in (tfm,AffineOnce(tfm, 16)):
+    for t in (tfm,_once(tfm, 16)):
         set_seed(0)
         res.append(t(x, split_idx=0))
     diff = (res[0]-res[1]).abs().max()
     if not diff<.01: raise ValueError(f'augmented images differ by {diff:.2f}')
+
+def _quick_tensors(fs):
+    "`ScaledToTensor` for `ToTensor`, if that is fastai's own"
+    is_own = is_untouched(ToTensor()) and is_from(core.image2tensor, core.__name__)
+    return [ScaledToTensor() if type(t) is ToTensor and is_own else t for t in fs]
+
+def _once(t, size): return AffineOnce(t, size) if isinstance(t, AffineCoordTfm) and is_untouched(t) else t
 
 @functools.cache
 def fast_works()->bool:
@@ -46,7 +55,7 @@ def fast_works()->bool:
         with same_random(), tempfile.TemporaryDirectory() as d:
             y,x = np.mgrid[:96,:128]
             Image.fromarray(np.stack([x, y, x+y], 2).astype(np.uint8)).save(f'{d}/a.jpg', quality=95)
-            _try_reading(Path(f'{d}/a.jpg'))
+            if reads_as_fastai(PILImage.create): _try_reading(Path(f'{d}/a.jpg'))      # else it reads nothing itself
             _try_augmenting()
             return True
     except Exception as e:
@@ -81,8 +90,6 @@ def _as_fast(dls, loaders, copies):
     res.__dict__.update({**dls.__dict__, 'loaders': res.loaders})
     return res
 
-def _quick_tensors(fs): return [ScaledToTensor() if type(t) is ToTensor else t for t in fs]
-
 def _fast_tfms(dl, keep):
     "The pipelines of `dl` with one interpolation where that is possible"
     item,batch = dl.after_item,dl.after_batch
@@ -107,7 +114,11 @@ def _mode(ds):
 
 def _copies(dl, tfms, files, cache, decoded):
     "The folder of copies of `files`, or their pixels, at the size that the first of `tfms` that resizes needs, or None"
-    if not (cache or decoded) or not files: return
+    if not (cache or decoded): return
+    if not all(reads_as_fastai(o.create) for o in (PILImage,PILImageBW)):
+        raise ValueError("cache: images are not read by fastai's own `PILImage.create` and `load_image`, so that copies"
+                         " would have other pixels: omit `cache` and `decoded`, or restore these functions")
+    if not files: return
     resize = first(o for o in tfms if isinstance(o, Resize))
     if resize is None:
         raise ValueError("cache: the items of these DataLoaders have no `Resize`, which says how large copies have to"
@@ -140,7 +151,7 @@ def fast(self:DataLoaders,
     keep = 1. if cache or decoded else None
     tfms = [_fast_tfms(dl, keep) if isinstance(dl, TfmdDL) else {} for dl in self.loaders]
     item_tfms = tfms[0]['after_item'].fs if tfms[0] else []
-    copies = _copies(self.train, item_tfms, image_files(self), cache, decoded) if cache or decoded else None
+    copies = _copies(self.train, item_tfms, image_files(self, 1), cache, decoded) if cache or decoded else None
     res = [copy_dl(dl, dataset=read_scaled(dl.dataset, copies), **t) if isinstance(dl, TfmdDL) else dl
            for dl,t in zip(self.loaders, tfms)]
     return _as_fast(self, res, copies)
@@ -218,19 +229,20 @@ def _aug_once(size, min_scale, xtra_tfms=None, **kwargs):
     "`aug_transforms` with a random crop of each image, in one interpolation"
     crop = crop_zoom(min_scale, size=size, **{k:v for k,v in kwargs.items() if k in _zoom_args})
     tfms = aug_transforms(size=size, xtra_tfms=[*L(xtra_tfms), crop], **kwargs)
-    return [AffineOnce(t, size) if isinstance(t, AffineCoordTfm) and fast_works() else t for t in tfms]
+    return [_once(t, size) for t in tfms] if fast_works() else tfms
 
 def _presize_tfm(size, presize, min_scale, has_copies):
     size,presize = hw(size),hw(ifnone(presize, get_presize(size)))
     if any(p<s for p,s in zip(presize, size)):
         small,size = short_size(presize),short_size(size)
         raise ValueError(f"presize={small} is below size={size}: pass a larger one, or omit it")
+    if not is_untouched(Resize(1)): return Resize(presize, resamples=(Image.BICUBIC,NEAREST))
     if has_copies: return Presize(presize)       # copies have the presize: a little less would blur them
     return Presize(presize, max(presize_keep(min_scale), *(s/p for s,p in zip(size, presize))))
 
-def _make_fast(dls, dblock, tfm, cache, decoded):
+def _make_fast(dls, tfm, cache, decoded):
     "`dls`, which nobody uses yet, with images that are read fast"
-    files = item_files(dblock, [o for dl in dls.loaders for o in dl.items])
+    files = image_files(dls, 1) if cache or decoded else []
     copies = _copies(dls.train, [tfm], files, cache, decoded)
     for dl in dls.loaders:
         dl.dataset = read_scaled(dl.dataset, copies)
@@ -276,4 +288,4 @@ def get_dls(
         if isinstance(e, (OSError,SyntaxError,Image.DecompressionBombError)):
             check_files(all_files(dblock, path), whole=True)
         raise _no_batch(e, path, kwargs) from e
-    return _make_fast(dls, dblock, item_tfm, cache, decoded) if fast_works() else dls
+    return _make_fast(dls, item_tfm, cache, decoded) if fast_works() else dls

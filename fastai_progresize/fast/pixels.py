@@ -12,7 +12,8 @@ import errno, hashlib, zlib
 from fastai.vision.all import *
 from filelock import FileLock
 from ..stage import hw, short_size
-from ..files import bar_if_long, check_regular, is_of_process, raise_faults, reason
+from ..files import (bar_if_long, check_regular, is_of_process, printable, raise_faults, reason,
+                                     to_bytes)
 
 # %% ../../nbs/04a_pixels.ipynb #e0abcc8c
 torch_modes = {Image.BILINEAR:'bilinear', Image.BICUBIC:'bicubic'}
@@ -71,7 +72,7 @@ def source_key(
 )->str:
     "A hash of the path, modification time and length of `fn`"
     st = os.stat(fn)
-    return hashlib.sha1(f'{os.path.abspath(fn)} {st.st_mtime_ns} {st.st_size}'.encode()).hexdigest()
+    return hashlib.sha1(to_bytes(f'{os.path.abspath(fn)} {st.st_mtime_ns} {st.st_size}')).hexdigest()
 
 disk_errors = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
                errno.ENODEV)      # a disk whose files cannot be mapped
@@ -221,7 +222,7 @@ def _claim(self:Pixels, end, n):
     if need>.95*free:
         raise ValueError(f"{what}: free some space (`clear_cache` removes older copies), pass another folder as"
                          " `cache=`, or omit `decoded`")
-    print(what)
+    print(printable(what))
     try: os.posix_fallocate(self.f.fileno(), 0, end)
     except (AttributeError,OSError) as e:
         is_full = getattr(e, 'errno', None) in disk_errors

@@ -11,7 +11,7 @@ __all__ = []
 from copy import copy
 from fastai.vision.all import *
 from PIL.JpegImagePlugin import JpegImageFile
-from ..files import wrapped
+from ..files import is_from, reads_as_fastai, wrapped
 from .pixels import Pixels, image_planes, resize_planes, torch_modes
 from .copies import presized_file
 
@@ -135,6 +135,12 @@ def _crop_kept(self:ScaledImage, sz, tl, resize_mode, resize_to):
 @patch
 def _is_lazy(self:ScaledImage): return self._im is None and self.fn is not None
 
+@patch
+def _crops_as_fastai(self:ScaledImage):
+    "Are `crop_pad` and what it calls, which `ScaledImage` has its own of, as fastai and Pillow have them?"
+    is_own = all(is_from(getattr(self.fastais, o), 'fastai.vision.augment') for o in ('crop_pad','_do_crop_pad'))
+    return is_own and is_from(self.fastais.resize, Image.__name__)
+
 # %% ../../nbs/06_read.ipynb #1c96332e
 @patch
 def crop_pad(self:ScaledImage,
@@ -149,7 +155,7 @@ def crop_pad(self:ScaledImage,
     kwargs = dict(pad_mode=pad_mode, resize_mode=resize_mode, resize_to=resize_to)
     sz = fastuple(sz, sz) if isinstance(sz, int) else fastuple(sz)
     is_tiny = min(*sz, *self._size)<16      # at 1/8, nothing would be left
-    if (is_tiny and not self.kept) or not self._is_lazy() or resize_to is None:
+    if (is_tiny and not self.kept) or not self._is_lazy() or resize_to is None or not self._crops_as_fastai():
         return super(ScaledImage, self).crop_pad(sz, tl, orig_sz, **kwargs)
     orig_sz = fastuple(ifnone(orig_sz, self._size))
     tl = (orig_sz-sz)//2 if tl is None else fastuple(tl)
@@ -187,24 +193,35 @@ class ReadImage(Transform):
     def __init__(self,
         image_cls:type=ScaledImage, # `ScaledImage` or `ScaledImageBW`
         cache:Path|Pixels=None, # Folder of presized copies, as `presize_images` returns it, or pixels that are kept
+        create:callable=None, # What it stands in for; None: `PILImage.create` or `PILImageBW.create`
     ):
         super().__init__()
-        store_attr()
+        self.image_cls,self.cache,self.create = image_cls,cache,create or image_cls.fastais.create
 
-    def encodes(self, o:Path|str|Tensor|ndarray|bytes|Image.Image): return self.image_cls.create(o, cache=self.cache)
+    def encodes(self, o:Path|str|Tensor|ndarray|bytes|Image.Image):
+        if not reads_scaled(self.create): return self.create(o)      # replaced since this was made
+        return self.image_cls.create(o, cache=self.cache)
     def to_fastai(self):
         "fastai's own"
-        return Transform(self.image_cls.fastais.create)
+        return Transform(self.create)
 
 _scaled = {o.fastais: o for o in (ScaledImage,ScaledImageBW)}
+_modes = {PILImage:'RGB', PILImageBW:'L'}
+
+def reads_scaled(
+    create:callable, # What reads the images of a dataset
+)->bool:
+    "Is `create` fastai's own, of a class that has a `ScaledImage`?"
+    cls = getattr(create, '__self__', None)
+    if cls not in _scaled or cls._open_args!={'mode':_modes[cls]}: return False
+    return reads_as_fastai(create) and reads_as_fastai(cls.create)
 
 def _read_tfm(t, cache):
     "`ReadImage` for a transform that is `PILImage.create`, else the transform itself"
-    if isinstance(t, ReadImage): return ReadImage(t.image_cls, cache) if cache else t
-    f = wrapped(t)
-    cls = _scaled.get(getattr(f, '__self__', None)) if getattr(f, '__name__', '')=='create' else None
-    if cls is None: return t
-    res = ReadImage(cls, cache)
+    if isinstance(t, ReadImage): return ReadImage(t.image_cls, cache, t.create) if cache else t
+    create = wrapped(t)
+    if not reads_scaled(create): return t
+    res = ReadImage(_scaled[create.__self__], cache, create)
     res.order,res.split_idx = t.order,t.split_idx
     return res
 
