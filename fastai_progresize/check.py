@@ -10,10 +10,10 @@ __all__ = []
 # %% ../nbs/10_check.ipynb #0feeba55
 import hashlib, pickle, time, zlib
 from fastai.vision.all import *
-from .stage import hw
-from .files import bar_if_long, dataset_files, item_rows, opens_files
-from .data import get_bs, probe_batch, same_random, tfms_size
-from .trial import NotCopied, is_out_of_memory, repeat_batches, try_batches
+from fastai_progresize.stage import hw
+from fastai_progresize.files import bar_if_long, dataset_files, item_rows, opens_files
+from fastai_progresize.data import get_bs, probe_batch, same_random, tfms_size
+from fastai_progresize.trial import NotCopied, is_out_of_memory, repeat_batches, try_batches
 
 # %% ../nbs/10_check.ipynb #56bc3950
 _most = 2**16       # bytes of an array that are hashed
@@ -412,3 +412,38 @@ def raise_model_faults(
     raise ValueError(f"The model or its loss fails on images of {sizes} px ({type(e).__name__}: {e}){takes}: pass"
                      " `sizes` that it can take, or a model without layers of a fixed size, as with"
                      " `nn.AdaptiveAvgPool2d` before its head") from e
+
+# %% ../nbs/10_check.ipynb #9b1f40ce
+def _kind(o): return f'of shape {tuple(o.shape)}' if isinstance(o, Tensor) else f'of type {type(o).__name__}'
+
+def _on(pred, y, *_): return f" on predictions {_kind(pred)} and targets {_kind(y)}"
+
+class MetricTrial(Callback):
+    "Accumulate metrics in validation, as `Recorder` does, and keep what the first one that fails raises"
+    order,run_train,fault = Recorder.order,False,None
+    def before_fit(self): self.fault = None
+    def before_validate(self): self._each(lambda m: m.reset())
+    def after_batch(self):
+        if len(self.yb): self._each(lambda m: m.accumulate(self.learn))
+
+    def _each(self, f):
+        for m in self.learn.metrics:
+            try: f(m)
+            except Exception as e:
+                name = getattr(m, 'name', None) or type(m).__name__
+                self.fault = f"{name} fails{_on(self.pred, *self.yb)} ({type(e).__name__}: {e})"
+                raise
+
+def check_metrics(
+    learn:Learner, # The Learner that is to train
+    **kwargs # Of `try_batches`: `cbs`, `unfreeze`
+):
+    "Raise a `ValueError` if a metric cannot take a whole validation batch; computing its `value` may need more"
+    dls,tries = learn.dls,MetricTrial()
+    if not learn.metrics or not any(isinstance(o, Recorder) and o.valid_metrics for o in learn.cbs): return
+    if len(dls.loaders)<2 or not len(dls.valid.dataset): return
+    b = probe_batch(dls.valid, get_bs(DataLoaders(dls.valid)))
+    try: try_batches(learn, repeat_batches(dls, [None,b]), timer=tries, **kwargs)
+    except Exception as e:
+        if is_out_of_memory(e) or not tries.fault: return       # the model is tried elsewhere
+        raise ValueError(f"The metric {tries.fault}: pass one that takes these, or omit it") from e

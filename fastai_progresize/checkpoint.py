@@ -17,7 +17,7 @@ from .distrib import on_rank0
 from .run import Run
 from .state import is_own, lost_attrs, plain, run_state, set_run_state, values_before
 from .same import check_plan, describe, run_plan
-from .trial import NotCopied, repeat_batches, trial_learner
+from .trial import NotCopied, fit_trial, repeat_batches, trial_learner
 
 # %% ../nbs/16_checkpoint.ipynb #227c3f4a
 _format = 'fastai_progresize checkpoint 2'
@@ -266,7 +266,7 @@ def _try_saving(self:Run, dls):
         batches = repeat_batches(dls, [probe_batch(o) if len(o.dataset) else None for o in dls.loaders[:2]])
         with trial_learner(self.learn, batches, **self.trial) as trial:
             saving = _TrySaving()
-            try: trial.fit(1, cbs=saving)
+            try: fit_trial(trial, saving)
             except Exception as e:
                 if 'cannot be kept in a checkpoint' in str(e): raise ValueError(str(e).split('\t')[-1]) from e
             return saving.lost

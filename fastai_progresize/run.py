@@ -17,7 +17,7 @@ from .plan import Plan
 from .files import check_files, image_files, name_unreadable
 from .data import call_get_dls, check_images, get_bs, image_size, probe_batch, same_random
 from .fast import loaders      # for `DataLoaders.fast`
-from .check import SplitCheck, check_batch, check_same, model_fault, raise_model_faults, same_items
+from .check import SplitCheck, check_batch, check_metrics, check_same, model_fault, raise_model_faults, same_items
 from .trial import NotCopied, is_out_of_memory
 
 # %% ../nbs/12_run.ipynb #b8b8105f
@@ -183,6 +183,7 @@ def check(self:Run):
         if self.valid and self.valid not in self.plan.stages: made.append((self.valid, self.dls_at(self.valid)))
         _check_data(self, files, made)
         self._check_model(b, made)
+        check_metrics(self.learn, **self.trial)
 
 # %% ../nbs/12_run.ipynb #cf0a34ae
 @patch

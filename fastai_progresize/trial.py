@@ -12,7 +12,7 @@ import contextlib, errno, io
 from copy import copy, deepcopy
 from time import perf_counter
 from fastai.vision.all import *
-from .data import copy_dl, probe_batch, same_random
+from fastai_progresize.data import copy_dl, probe_batch, same_random
 
 # %% ../nbs/09_trial.ipynb #f0aa8ead
 def _graph_free(model):
@@ -88,6 +88,30 @@ def trial_learner(
             yield res
     finally: res.__dict__.clear()     # frees model and optimizer now, not at the next garbage collection
 
+# %% ../nbs/09_trial.ipynb #7be2f9a4
+_next_part = dict(before_batch='model', after_pred='loss', before_backward='gradients', before_step='optimizer')
+
+class _Part(Callback):
+    "Keep in `trial_part` which part of a step runs next"
+    def __init__(self, order, parts, other): self.order,self.next_parts,self.other_part = order,parts,other
+    def __call__(self, event_name): self.learn.trial_part = self.next_parts.get(event_name, self.other_part)
+
+def fit_trial(
+    trial:Learner, # From `trial_learner`
+    cbs:list=None, # More callbacks
+):
+    "Train and validate `trial` without metrics; an error gets the `part` that failed, and what the loss got, if it did"
+    for cb in trial.cbs:
+        if isinstance(cb, Recorder): cb.train_metrics = cb.valid_metrics = False
+    trial.trial_part = 'optimizer'
+    parts = _Part(-math.inf, {}, 'callback'),_Part(math.inf, _next_part, 'batch')
+    try: trial.fit(1, cbs=[*L(cbs), *parts])
+    except Exception as e:
+        e.part,e.got = trial.trial_part,None
+        with contextlib.suppress(Exception):        # of a GPU that has failed
+            if e.part=='loss': e.got = to_detach((trial.pred,*trial.yb), gather=False)
+        raise
+
 # %% ../nbs/09_trial.ipynb #844a6d66
 _no_memory = re.compile("out of memory|(can't|cannot) allocate memory|bad_alloc|can't start new thread|"
                         r"could not (create|execute) a (primitive|memory object)(?! desc)", re.IGNORECASE)  # oneDNN's
@@ -133,15 +157,15 @@ def try_batches(
     "Train and validate a copy of `learn` on all batches of `dls`"
     with same_random(), contextlib.redirect_stdout(io.StringIO()):
         try:
-            with trial_learner(learn, dls, cbs, unfreeze, own=False) as trial: return trial.fit(1, cbs=timer)
+            with trial_learner(learn, dls, cbs, unfreeze, own=False) as trial: return fit_trial(trial, timer)
         except Exception as e:
             if is_out_of_memory(e) or all(map(_is_fastais, [*learn.cbs,*L(cbs)])): raise
             without = e
         with trial_learner(learn, dls, cbs, unfreeze) as trial:
-            try: trial.fit(1, cbs=timer)
+            try: fit_trial(trial, timer)
             except Exception as e:
                 if not trial.is_whole and not is_out_of_memory(e): return      # a missing callback may be the reason
-                raise without if str(e).startswith('Exception occured in') else e    # a callback that fails on its own
+                raise without if e.part=='callback' else e      # a callback that fails on its own
 
 def try_step(
     learn:Learner, # The Learner that is to train
