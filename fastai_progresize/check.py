@@ -10,10 +10,10 @@ __all__ = []
 # %% ../nbs/10_check.ipynb #0feeba55
 import hashlib, pickle, time, zlib
 from fastai.vision.all import *
-from fastai_progresize.stage import hw
-from fastai_progresize.files import bar_if_long, dataset_files, item_rows, opens_files
-from fastai_progresize.data import get_bs, probe_batch, same_random, tfms_size
-from fastai_progresize.trial import NotCopied, is_out_of_memory, repeat_batches, try_batches
+from .stage import hw
+from .files import bar_if_long, dataset_files, item_rows, opens_files
+from .data import get_bs, probe_batch, same_random, tfms_size
+from .trial import NotCopied, is_out_of_memory, repeat_batches, try_batches
 
 # %% ../nbs/10_check.ipynb #56bc3950
 _most = 2**16       # bytes of an array that are hashed

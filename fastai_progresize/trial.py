@@ -12,7 +12,7 @@ import contextlib, errno, io
 from copy import copy, deepcopy
 from time import perf_counter
 from fastai.vision.all import *
-from fastai_progresize.data import copy_dl, probe_batch, same_random
+from .data import copy_dl, probe_batch, same_random
 
 # %% ../nbs/09_trial.ipynb #f0aa8ead
 def _graph_free(model):
