@@ -8,11 +8,12 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/check.html.md"""
 __all__ = []
 
 # %% ../nbs/10_check.ipynb #0feeba55
-import hashlib, pickle, time, zlib
+import hashlib, pickle, time, traceback, zlib
+from copy import copy
 from fastai.vision.all import *
 from .stage import hw
 from .files import bar_if_long, dataset_files, item_rows, opens_files
-from .data import get_bs, probe_batch, same_random, tfms_size
+from .data import copy_dl, get_bs, probe_batch, same_random, tfms_size
 from .trial import NotCopied, is_out_of_memory, repeat_batches, try_batches
 
 # %% ../nbs/10_check.ipynb #56bc3950
@@ -321,6 +322,9 @@ def _fits_size(shape, size):
     return tuple(shape)==hw(size) or (isinstance(size, int) and max(shape)==size)
 
 def _check_count(dls, size):
+    if len(dls.loaders)<2:
+        raise ValueError(f"The `DataLoaders` at {size} px have no validation set, which fastai needs after each epoch:"
+                         " pass `DataLoaders(train, valid)`; one from `IndexSplitter([])` is empty")
     if len(dls.train): return
     n = getattr(dls.train, 'partial_n', None) or getattr(dls.train, 'n', None) or len(dls.train_ds)
     if not len(dls.train_ds): raise ValueError(f"The training set at {size} px is empty")
@@ -357,22 +361,77 @@ def _last_bs(dl, n):
     rest = len(dl.dataset)%bs
     return min(n, bs if getattr(dl, 'drop_last', False) or not rest else rest)
 
+def _failed_tfm(e):
+    "The name of the transform that raised `e`; None if it was none"
+    selves = [f.f_locals.get('self') for f,_ in traceback.walk_tb(e.__traceback__)]
+    tfm = first(o for o in reversed(selves) if isinstance(o, Transform))
+    return tfm and (tfm.name if type(tfm) is Transform else type(tfm).__name__)
+
+def read_batch(
+    dl:TfmdDL, # Any loader
+    n:int, # Number of images
+    what:str, # What it loads
+    own:TfmdDL=None, # The learner's own loader, which tells whether the size is to blame
+)->tuple:
+    "A batch of up to `n` images. Raises a `ValueError` that names the transform that fails, if one does"
+    try: return probe_batch(dl, n)
+    except Exception as e:
+        name = _failed_tfm(e)
+        if name is None or is_out_of_memory(e): raise
+        error = f"The transform {name} fails on {what} ({type(e).__name__}: {e})"
+        if own is None: raise ValueError(f"{error}: fix or remove it") from e
+        read_batch(own, n, f"{what} and on those of `learn.dls`")
+        raise ValueError(f"{error}, not on those of `learn.dls`: pass `sizes` that it can take") from e
+
 def check_batch(
     dls:DataLoaders, # Data of a stage
     size:int|tuple, # Its size, px
     types:list, # Types of a batch of `learn.dls`
+    own:DataLoaders=None, # The learner's own data
     n:int=2, # Largest number of images in a batch
 )->list: # A small batch per loader; None for an empty one
     "Raise a `ValueError` if a stage has no batches, or batches of the wrong size or types"
     _check_count(dls, size)
-    res = []
+    res,mine = [],own.loaders if own else []
     for i,(dl,part) in enumerate(zip(dls.loaders[:2], ('train','valid'))):
         if len(dl.dataset)==0: res.append(None); continue
-        b = probe_batch(dl, n if i else _last_bs(dl, n))
+        same = first(o for o in mine[i:i+1] if len(o.dataset))
+        b = read_batch(dl, n if i else _last_bs(dl, n), f'the images of {part} at {size} px', same)
         _check_types(b, types, f'{part} at {size} px')
         if part=='train': _check_size(tuple(b[0].shape[-2:]), size)
         res.append(b)
     return res
+
+# %% ../nbs/10_check.ipynb #51c8d3f2
+def _kind(o): return f'of shape {tuple(o.shape)}' if isinstance(o, Tensor) else f'of type {type(o).__name__}'
+
+def _on(pred, y, *_): return f" on predictions {_kind(pred)} and targets {_kind(y)}"
+
+_culprits = dict(model=("The model", "pass one that takes the batches of `learn.dls`"),
+                 loss=("The loss", "pass one that takes these, or other targets"),
+                 gradients=("The backward pass", "pass a model and a loss with gradients"),
+                 optimizer=("The optimizer", "pass another `opt_func` or `splitter`"),
+                 callback=("A callback", "fix or remove it"), batch=("A loader", "pass other `DataLoaders`"))
+
+_mask_hint = ("; for masks, let `get_y` return an array of class numbers: `np.array(Image.open(f))` if they have a"
+              " palette, `np.array(Image.open(f))//255` if they are 0 and 255")
+
+def _class_fault(pred, y, *_):
+    "The values of the targets, and what to pass instead, if they are not classes of the model; else None"
+    if not (isinstance(pred, Tensor) and isinstance(y, Tensor)) or pred.ndim<2: return
+    if y.is_floating_point() or not y.numel(): return
+    low,high,n = int(y.min()),int(y.max()),pred.shape[1]
+    if 0<=low and high<n: return
+    hint = _mask_hint if y.ndim>2 else ''
+    return f" with values from {low} to {high}",f"pass targets from 0 to {n-1}, as the model has {n} classes{hint}"
+
+def _part_error(e):
+    "A `ValueError` that says which part of a step raised `e`, whatever the size"
+    (what,way),on = _culprits[getattr(e, 'part', 'optimizer')],''
+    if getattr(e, 'got', None):
+        values,way = _class_fault(*e.got) or ('',way)
+        on = _on(*e.got)+values
+    return ValueError(f"{what} fails at every size, that of `learn.dls` too{on} ({type(e).__name__}: {e}): {way}")
 
 # %% ../nbs/10_check.ipynb #330d62cf
 def _fault(learn, dls, batches, **kwargs):
@@ -395,12 +454,27 @@ def model_fault(
 
 def _side(b): return 'x'.join(map(str, b[0].shape[-2:]))
 
+def own_fault(
+    learn:Learner, # The Learner that is to train
+    bs:int, # Size of whole batches, images
+    **kwargs # Of `try_batches`: `cbs`, `unfreeze`
+)->tuple: # A small batch, and the exception or None
+    "As `model_fault`, with the learner's own data, and at least two images"
+    dls = copy(learn.dls)
+    dls.loaders = [copy_dl(o, bs=max(2, bs)) if isinstance(o, TfmdDL) else o for o in dls.loaders]
+    batches = [probe_batch(dl) if len(dl.dataset) else None for dl in dls.loaders[:2]]
+    return batches[0],model_fault(learn, dls, batches, **kwargs)
+
 def raise_model_faults(
     tried:list, # (batch, the exception that the model raises with it or None) per size
+    own:tuple=None, # The same with the learner's own data
 ):
-    "Raise a `ValueError` if the model fails at some size"
+    "Raise a `ValueError` if the model fails at some size; it blames the size only where another one works"
     bad = [(_side(b),e) for b,e in tried if e is not None]
     if not bad: return
+    if own:
+        if own[1] is not None and len(bad)==len(tried): raise _part_error(own[1]) from own[1]
+        tried = [*tried, own]
     b,e = first((b,e) for b,e in tried if e is not None)
     if find_bs(b)==1:
         raise ValueError(f"The model or its loss fails on a batch of one image, bs=1 at {_side(b)} px"
@@ -414,10 +488,6 @@ def raise_model_faults(
                      " `nn.AdaptiveAvgPool2d` before its head") from e
 
 # %% ../nbs/10_check.ipynb #9b1f40ce
-def _kind(o): return f'of shape {tuple(o.shape)}' if isinstance(o, Tensor) else f'of type {type(o).__name__}'
-
-def _on(pred, y, *_): return f" on predictions {_kind(pred)} and targets {_kind(y)}"
-
 class MetricTrial(Callback):
     "Accumulate metrics in validation, as `Recorder` does, and keep what the first one that fails raises"
     order,run_train,fault = Recorder.order,False,None

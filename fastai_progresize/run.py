@@ -15,9 +15,10 @@ from fastai.vision.all import *
 from .stage import Stage, hw
 from .plan import Plan
 from .files import check_files, image_files, name_unreadable
-from .data import call_get_dls, check_images, get_bs, image_size, probe_batch, same_random
+from .data import call_get_dls, check_images, get_bs, image_size, same_random
 from .fast import loaders      # for `DataLoaders.fast`
-from .check import SplitCheck, check_batch, check_metrics, check_same, model_fault, raise_model_faults, same_items
+from .check import (SplitCheck, check_batch, check_metrics, check_same, model_fault, own_fault,
+                                     raise_model_faults, read_batch, same_items)
 from .trial import NotCopied, is_out_of_memory
 
 # %% ../nbs/12_run.ipynb #b8b8105f
@@ -146,12 +147,14 @@ def _check_data(run, files, made):
 def _check_model(self:Run, b, made):
     "Raise a `ValueError` if the model fails at a size, with batches of the types of `b`"
     types = [type(o) for o in b]
-    batches = [check_batch(dls, s.size, types) for s,dls in made]
+    batches = [check_batch(dls, s.size, types, self.own) for s,dls in made]
     try:
         tried = [(bs[0], model_fault(self.learn, dls, bs, **self.trial)) for (_,dls),bs in zip(made, batches)]
-        if any(e for _,e in tried): tried.append((b, model_fault(self.learn, self.own, [b,None], **self.trial)))
+        if all(e is None for _,e in tried): return
+        bs = min(get_bs(dls) for (_,dls),(_,e) in zip(made, tried) if e)
+        own = own_fault(self.learn, bs, **self.trial)
     except NotCopied as e: return warn(f"{e}: not checking whether the model takes every size")
-    if not all(e is None for _,e in tried[:len(made)]): raise_model_faults(tried)
+    raise_model_faults(tried, own)
 
 @patch(as_prop=True)
 def trial(self:Run):
@@ -177,7 +180,7 @@ def check(self:Run):
     with same_random(), _way_out(), name_unreadable(self.learn):
         files = image_files(self.own)
         check_files(files)      # before any is opened
-        b = probe_batch(self.own.train)
+        b = read_batch(self.own.train, 2, 'the images of `learn.dls.train`')
         check_images(b)
         made = [(s,self.stage_dls(s)) for s in self.plan]
         if self.valid and self.valid not in self.plan.stages: made.append((self.valid, self.dls_at(self.valid)))

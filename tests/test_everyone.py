@@ -148,7 +148,7 @@ def test_any_learner(folder, name): trains(learners[name](folder))
 def test_refused_without_its_callback(folder):
     "The callback of a run is tried too, and a model that fails with all of them is refused"
     trains(cnn(folder, Scaled()), cbs=AddInput())
-    with pytest.raises(ValueError, match='fails on images of 32x32, 48x48 px .*by.*check=False'):
+    with pytest.raises(ValueError, match='The model fails at every size, that of `learn.dls` too .*by.*check=False'):
         cnn(folder, Scaled()).fit_progressive(**two)
 
 def test_torch_loaders(folder):
@@ -296,7 +296,7 @@ class OneSize(nn.Module):
 
 @pytest.mark.parametrize('size,says', [(32, 'fails on images of 48x48 px .AssertionError.*takes those of 32x32 px'),
                                        (48, 'fails on images of 32x32 px .*takes those of 48x48 px'),
-                                       (224, 'fails on images of 32x32, 48x48 px')])
+                                       (224, 'The model fails at every size, that of `learn.dls` too')])
 def test_one_size(folder, size, says):
     "Also if it fails at the size of the learner's own data"
     learn = cnn(folder, OneSize(size))
@@ -314,7 +314,7 @@ class Auxiliary(nn.Module):
         return (y,y) if self.training else y
 
 def test_auxiliary_head(folder):
-    with pytest.raises(ValueError, match='The model or its loss fails'): cnn(folder, Auxiliary()).fit_progressive(**two)
+    with pytest.raises(ValueError, match='The loss fails at every size'): cnn(folder, Auxiliary()).fit_progressive(**two)
     class First(Callback):
         run_valid = False
         def after_pred(self): self.learn.pred = self.pred[0]

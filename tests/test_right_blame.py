@@ -120,3 +120,110 @@ def test_metric_does_not_hide_what_a_checkpoint_cannot_keep(sorted_dls):
     learn = learner(sorted_dls, metrics=auc(), cbs=Forgets())
     with refused(learn, '`forgets` has no `state_dict`: what it keeps as seen would start over'):
         learn.fit_progressive(**two, checkpoint='saved')
+
+# what fails at every size is not a matter of the size
+
+def rows(n=12): return [np.random.RandomState(i).randint(0, 255, (56,56,3), dtype=np.uint8) for i in range(n)]
+
+def pixel_model(n_out=2, n_in=3): return nn.Sequential(nn.Conv2d(n_in, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, n_out, 1))
+
+def masks_learner(folder, mask, bs=4, **kwargs):
+    "With the masks that `mask` makes of an image's pixels, as PNG files"
+    for i,a in enumerate(rows()):
+        Image.fromarray(a).save(folder/f'{i}.jpg')
+        mask(a).save(folder/f'{i}.png')
+    dblock = DataBlock((ImageBlock,MaskBlock(codes=['no','yes'])), get_items=partial(get_files, extensions='.jpg'),
+                       get_y=lambda f: f.with_suffix('.png'), splitter=RandomSplitter(seed=1),
+                       item_tfms=Resize(48, method='squish'))
+    dls = dblock.dataloaders(folder, path=folder, bs=bs, num_workers=0)
+    return Learner(dls, pixel_model(), loss_func=CrossEntropyLossFlat(axis=1), **kwargs)
+
+def zero_255(a): return Image.fromarray(((a[...,0]>128)*255).astype(np.uint8))
+
+def palette(a):
+    im = Image.fromarray((a[...,0]>128).astype(np.uint8), mode='P')
+    im.putpalette([0,0,0, 0,200,0])     # 117 in grey
+    return im
+
+whatever = 'fails at every size, that of `learn.dls` too'
+
+@pytest.mark.parametrize('bs', [4,1])
+@pytest.mark.parametrize('mask,most', [(zero_255,255),(palette,117)])
+def test_masks_that_are_not_classes(tmp_path, mask, most, bs):
+    learn,n = masks_learner(tmp_path, mask, bs),max(2, bs)      # not to blame a batch of one image
+    says = [f'The loss {whatever} on predictions of shape ({n}, 2, 48, 48) and targets of shape ({n}, 48, 48) with values'
+            f' from 0 to {most} (IndexError: Target {most} is out of bounds.): pass targets from 0 to 1, as the model has'
+            ' 2 classes; for masks, let `get_y` return an array of class numbers']
+    for sizes in ((32,48),48,(24,32)):
+        with refused(learn, *says): learn.fit_progressive(2, sizes=sizes)
+
+def test_masks_as_the_error_says(tmp_path):
+    for mask,by in ((zero_255,255),(palette,1)):
+        learn = masks_learner(tmp_path, mask)
+        dls = DataBlock((ImageBlock,MaskBlock(codes=['no','yes'])), get_items=partial(get_files, extensions='.jpg'),
+                        get_y=lambda f: np.array(Image.open(f.with_suffix('.png')))//by, item_tfms=Resize(48),
+                        splitter=RandomSplitter(seed=1)).dataloaders(tmp_path, path=tmp_path, bs=4, num_workers=0)
+        with refused(learn, whatever): learn.fit_progressive(**two)
+        learn.dls = dls
+        assert quiet_fit(learn)['size'].tolist()==[32,48] and learn.dls.one_batch()[1].unique().tolist()==[0,1]
+
+def test_too_few_outputs(sorted_dls):
+    "In batches as large as those of the stage"
+    dls = DataBlock((ImageBlock,CategoryBlock(vocab=['c','b','a'])), get_items=lambda _: sorted_dls.train.items,
+                    get_y=parent_label, splitter=RandomSplitter(seed=1), item_tfms=Resize(48))
+    learn = learner(dls.dataloaders(sorted_dls.path, **kw), n_out=2, metrics=[])
+    says = f'The loss {whatever} on predictions of shape (15, 2) and targets of shape (15,) with values from '
+    with refused(learn, says, ' is out of bounds.): pass targets from 0 to 1, as the model has 2 classes (check=False'):
+        learn.fit_progressive(**two, bs=15)
+
+def no_loss(preds, targs): raise KeyError('no loss')
+def no_graph(preds, targs): return F.cross_entropy(preds.detach(), TensorBase(targs))
+
+class Broken(Callback):
+    def after_pred(self): raise RuntimeError('a broken callback')
+
+def no_opt(params, lr): raise TypeError('no optimizer')
+
+@pytest.mark.parametrize('changes,says', [
+    (dict(model=partial(pixel_model, n_in=1)), f'The model {whatever} (RuntimeError: '),
+    (dict(loss_func=no_loss), f'The loss {whatever} on predictions of shape (8, 3) and targets of shape (8,) (KeyError: '),
+    (dict(loss_func=no_graph), f'The backward pass {whatever} (RuntimeError: '),
+    (dict(opt_func=no_opt), f'The optimizer {whatever} (TypeError: no optimizer): pass another `opt_func`'),
+])
+def test_part_that_fails(sorted_dls, changes, says):
+    learn = small_learner(sorted_dls, **{'model': partial(small_model, 3), **changes})
+    for sizes in ((32,48),48):
+        with refused(learn, says): learn.fit_progressive(2, sizes=sizes)
+
+def test_fastais_callback_that_fails(sorted_dls):
+    learn = learner(sorted_dls, cbs=GradientClip(max_norm='much'))
+    with pytest.raises(ValueError, match=f'^A callback {whatever} .*`GradientClip`'): learn.fit_progressive(**two)
+
+class Fails(Transform):
+    "For images below a size, in training or validation"
+    order = 50
+    def __init__(self, below, split_idx=None): self.below,self.split_idx = below,split_idx
+    def encodes(self, o:TensorImage): return o if o.shape[-1]>=self.below else o[9**9]
+
+@pytest.mark.parametrize('kind', ['item_tfms','batch_tfms'])
+@pytest.mark.parametrize('below,split_idx,says', [
+    (99, 0, 'The transform Fails fails on the images of `learn.dls.train` (IndexError: '),
+    (99, 1, 'The transform Fails fails on the images of valid at 32 px and on those of `learn.dls` (IndexError: '),
+    (40, 0, 'The transform Fails fails on the images of train at 32 px (IndexError: '),
+    (40, 1, 'The transform Fails fails on the images of valid at 32 px (IndexError: '),
+])
+def test_transform_that_fails(path, kind, below, split_idx, says):
+    tfms = {'item_tfms': [Resize(48)], 'batch_tfms': []}
+    tfms[kind].append(Fails(below, split_idx))
+    dls = ImageDataLoaders.from_folder(path, valid='val', bs=8, num_workers=0, **tfms)
+    way = 'not on those of `learn.dls`: pass `sizes` that it can take' if below==40 else 'fix or remove it'
+    learn = small_learner(dls)
+    with refused(learn, says, way): learn.fit_progressive(**two)
+
+def test_train_only(sorted_dls):
+    "fastai validates after each epoch, so one loader is too few; an empty one is enough"
+    says = 'have no validation set, which fastai needs after each epoch: pass `DataLoaders(train, valid)`'
+    learn = learner(DataLoaders(sorted_dls.train))
+    with refused(learn, says): learn.fit_progressive(**two)
+    empty = DataLoaders(sorted_dls.train, sorted_dls.valid.new(sorted_dls.valid_ds.new_empty()))
+    assert quiet_fit(learner(empty))['size'].tolist()==[32,48]
