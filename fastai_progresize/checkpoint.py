@@ -17,7 +17,7 @@ from .distrib import on_rank0
 from .run import Run
 from .state import is_own, lost_attrs, plain, run_state, set_run_state, values_before
 from .same import check_plan, describe, run_plan
-from .trial import NotCopied, fit_trial, repeat_batches, trial_learner
+from .trial import NotCopied, fit_trial, has_lazy, repeat_batches, trial_learner
 
 # %% ../nbs/16_checkpoint.ipynb #227c3f4a
 _format = 'fastai_progresize checkpoint 2'
@@ -297,6 +297,9 @@ def checkpointing(self:Run,
 )->Checkpoint:
     "The callback that saves the run, with the state to continue from"
     if not name: yield; return
+    if has_lazy(self.learn.model):
+        raise ValueError(f"checkpoint={name!r}: lazy layers, such as `nn.LazyLinear`, have no weights to save yet: call"
+                         " the model with a batch first, as in `learn.model(learn.dls.one_batch()[0])`")
     file = checkpoint_file(self.learn, name)
     with same_random():
         dls = self.stage_dls(self.plan[0])

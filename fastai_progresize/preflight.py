@@ -62,7 +62,7 @@ def tried(self:Run,
     "Try `stages`. Raises `ValueError` if one does not fit in memory, unless bs='auto'"
     res = {}
     for s in stages:
-        fits,result,error = self.fitting(s, **kwargs)
+        with self.with_shapes(): fits,result,error = self.fitting(s, **kwargs)
         if error and not self.plan.auto_bs:
             raise ValueError(f"bs={s.bs} at {s.size} px does not fit in memory ({error}), bs={fits.bs} does: pass"
                              f" bs={fits.bs} for this size, or bs='auto'")

@@ -19,7 +19,7 @@ from .data import call_get_dls, check_images, get_bs, image_size, same_random
 from .fast import loaders      # for `DataLoaders.fast`
 from .check import (SplitCheck, check_batch, check_metrics, check_same, model_fault, own_fault,
                                      raise_model_faults, read_batch, same_items)
-from .trial import NotCopied, is_out_of_memory
+from .trial import NotCopied, is_out_of_memory, with_shapes
 
 # %% ../nbs/12_run.ipynb #b8b8105f
 def _default_lr(learn):
@@ -161,6 +161,11 @@ def trial(self:Run):
     "The arguments of a trial of this run"
     return dict(cbs=self.cbs, unfreeze=any(s.fit=='fine_tune' for s in self.plan))
 
+@patch
+def with_shapes(self:Run):
+    "Context in which lazy layers have the shapes that the run will give them"
+    return with_shapes(self.learn, lambda: self.stage_dls(self.plan[0]), self.cbs)
+
 @contextmanager
 def _way_out():
     "Add a hint for false alarms to errors, and explain when memory runs out"
@@ -185,8 +190,9 @@ def check(self:Run):
         made = [(s,self.stage_dls(s)) for s in self.plan]
         if self.valid and self.valid not in self.plan.stages: made.append((self.valid, self.dls_at(self.valid)))
         _check_data(self, files, made)
-        self._check_model(b, made)
-        check_metrics(self.learn, **self.trial)
+        with self.with_shapes():
+            self._check_model(b, made)
+            check_metrics(self.learn, **self.trial)
 
 # %% ../nbs/12_run.ipynb #cf0a34ae
 @patch

@@ -8,17 +8,20 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/trial.html.md"""
 __all__ = []
 
 # %% ../nbs/09_trial.ipynb #2df798bd
-import contextlib, errno, io
+import contextlib, errno, io, itertools
 from copy import copy, deepcopy
 from time import perf_counter
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 from fastai.vision.all import *
 from .data import copy_dl, probe_batch, same_random
 
 # %% ../nbs/09_trial.ipynb #f0aa8ead
-def _graph_free(model):
-    "Detached copies of `model`'s attributes that hold a graph, as with spectral normalization, for `deepcopy`"
+def _ready_copies(model):
+    "Copies that `deepcopy` cannot make: of attributes with a graph, as of spectral normalization, and of lazy buffers"
     attrs = (v for m in model.modules() for v in vars(m).values())
-    return {id(v): v.detach() for v in attrs if isinstance(v, Tensor) and v.grad_fn is not None}
+    graph_free = {id(v): v.detach() for v in attrs if isinstance(v, Tensor) and v.grad_fn is not None}
+    lazy = {id(v): UninitializedBuffer(device=v.device, dtype=v.dtype) for v in model.buffers() if is_lazy(v)}
+    return graph_free|lazy
 
 def _eager(model):
     "The module before `torch.compile`, so that a trial compiles nothing"
@@ -54,7 +57,7 @@ def _copy_model(model, memo):
 
 def _copy_learner(learn, dls, cbs, own):
     res,model = copy(learn),_eager(learn.model)
-    memo = {id(learn):res, id(learn.dls):dls, **_graph_free(model)}
+    memo = {id(learn):res, id(learn.dls):dls, **_ready_copies(model)}
     res.model = memo[id(learn.model)] = _copy_model(model, memo)
     for k in ('loss_func','opt_func','metrics'): setattr(res, k, _or_same(getattr(learn, k), memo))
     copies = [_copy_cb(o, memo) for o in [*learn.cbs,*L(cbs)] if _takes_part(o, own)]
@@ -176,6 +179,33 @@ def try_step(
     "Take one training step with a batch of `dls`. Raises `torch.OutOfMemoryError`; `learn` does not change"
     with same_random(): one = repeat_batches(dls, [_first_batch(dls.train), None])
     try_batches(learn, one, cbs, unfreeze)
+
+# %% ../nbs/09_trial.ipynb #f3925b7d
+def has_lazy(
+    model:nn.Module, # Any model
+)->bool:
+    "Does it have layers without weights yet, such as `nn.LazyLinear`?"
+    return any(map(is_lazy, itertools.chain(model.parameters(), model.buffers())))
+
+class _KeepModel(Callback):
+    model_kept = None
+    def after_pred(self): self.model_kept = self.learn.model
+
+@contextmanager
+def with_shapes(
+    learn:Learner, # The Learner that is to train
+    first_dls:callable, # Makes the data of its first stage
+    cbs:list=None, # Callbacks of the training
+):
+    "If layers of `learn` are lazy, give it in the block a copy of its model with the shapes of the first batch"
+    own,keep = learn.model,_KeepModel()
+    if not has_lazy(own): yield; return
+    with contextlib.suppress(Exception):        # what fails here fails in the trials too
+        with same_random(): dls = first_dls()
+        try_batches(learn, repeat_batches(dls, [probe_batch(dls.train),None]), cbs, timer=keep)
+    learn.model = ifnone(keep.model_kept, own)
+    try: yield
+    finally: learn.model = own
 
 # %% ../nbs/09_trial.ipynb #b24a0d10
 def _sync():

@@ -314,7 +314,8 @@ class Auxiliary(nn.Module):
         return (y,y) if self.training else y
 
 def test_auxiliary_head(folder):
-    with pytest.raises(ValueError, match='The loss fails at every size'): cnn(folder, Auxiliary()).fit_progressive(**two)
+    with pytest.raises(ValueError, match='The loss fails at every size'):
+        cnn(folder, Auxiliary()).fit_progressive(**two)
     class First(Callback):
         run_valid = False
         def after_pred(self): self.learn.pred = self.pred[0]
