@@ -13,7 +13,7 @@ from copy import copy
 from fastai.vision.all import *
 from .stage import hw
 from .files import bar_if_long, dataset_files, item_rows, opens_files
-from .data import copy_dl, get_bs, probe_batch, same_random, tfms_size
+from .data import copy_dl, first_images, get_bs, probe_batch, same_random, tfms_size
 from .trial import NotCopied, is_out_of_memory, repeat_batches, try_batches
 
 # %% ../nbs/10_check.ipynb #56bc3950
@@ -163,7 +163,8 @@ class Sample:
         if self.files is not None:
             with Image.open(self.files[i]) as im: return _small_grey(im)
         o = self.tl[i]
-        return _small_grey(o[0] if isinstance(o, (tuple,list)) else o)
+        if isinstance(o, (tuple,list)): o = o if isinstance(self.tl, TfmdLists) else o[0]     # its label comes after it
+        return _small_grey(np.concatenate([_small_grey(p) for p in o], 1) if isinstance(o, (tuple,list)) else o)
 
     def look(self,
         k:int, # Number in the sample
@@ -227,6 +228,10 @@ def same_looks(
 _fix = ("Fix the split: `splitter=RandomSplitter(seed=42)` in the `DataBlock` of `get_dls`, or any other that is the"
         " same at each call")
 
+_own_fix = ("Fix the split: keep all items of one image, or of one group of images, in one of the two sets, as"
+            " with `splitter=FuncSplitter(is_valid)`, a function of an item, or `ColSplitter()`, a column of a"
+            " DataFrame")
+
 class Looks:
     "Compares the looks of images across all stages"
     def __init__(self): self.train,self.valid,self.same,self.chance = [],[],{},{}
@@ -254,7 +259,7 @@ class Looks:
         looked = sum((o>0).sum() for o in self.chance.values())
         raise ValueError(f"Leak: {n} of {looked} compared validation images look the same as training images"
                          f" (16x16 grey pixels of up to {_most_looks} images per dataset), such as {a} and {b} in"
-                         f" training. {_fix}")
+                         f" training. {_fix if len(self.train)>1 else _own_fix}")
 
 # %% ../nbs/10_check.ipynb #f2598daa
 class SplitCheck:
@@ -270,8 +275,13 @@ class SplitCheck:
         self.last = dls
         tls = [_first_input(dls, i) for i in (0,1)]
         files = [_files(o) for o in tls]
-        for o,tl,fs in zip((self.trained,self.valid), tls, files):
-            for k in _true_keys(dls, tl, fs): o.setdefault(k, size)
+        train,valid = (_true_keys(dls, *o) for o in zip(tls, files))
+        if shared := train&valid:
+            raise ValueError(f"Leak: {len(shared)} images are in both the training and the validation set at {size} px,"
+                             f" {len(shared)/len(valid):.0%} of all validation images, such as {min(shared)}."
+                             f" {_own_fix}")
+        for seen,keys in ((self.trained,train),(self.valid,valid)):
+            for k in keys: seen.setdefault(k, size)
         leak = self.trained.keys() & self.valid.keys()
         if not leak: return self.looks.add(*(Sample(*o, size) for o in zip(tls, files)))
         k = min(leak)
@@ -398,7 +408,7 @@ def check_batch(
         same = first(o for o in mine[i:i+1] if len(o.dataset))
         b = read_batch(dl, n if i else _last_bs(dl, n), f'the images of {part} at {size} px', same)
         _check_types(b, types, f'{part} at {size} px')
-        if part=='train': _check_size(tuple(b[0].shape[-2:]), size)
+        if part=='train': _check_size(tuple(first_images(b).shape[-2:]), size)
         res.append(b)
     return res
 
@@ -452,7 +462,7 @@ def model_fault(
     whole = [b and probe_batch(dl, get_bs(dls)) for dl,b in zip(dls.loaders, batches)]
     return _fault(learn, dls, whole, **kwargs)
 
-def _side(b): return 'x'.join(map(str, b[0].shape[-2:]))
+def _side(b): return 'x'.join(map(str, first_images(b).shape[-2:]))
 
 def own_fault(
     learn:Learner, # The Learner that is to train

@@ -47,7 +47,7 @@ def command(
 # flags whose name differs from the argument's
 _also = {'n_epoch':'epochs', 'lr_max':'lr', 'size':'sizes', 'checkpoint':'out', 'glyphs()':'samples'}
 _value = r"'[^']*'|\[.*?\]|\(.*?\)|[^\s,:;)`]+"      # as `repr` shows it
-_split = r"Fix the split: .* same at each call"             # advice for Python's `DataBlock`
+_split = r"Fix the split: .*?(?= \(check=False|$)"         # advice for Python's `DataBlock`
 _not_here = r" \(check=False [^)]*\)|,? or (a |a list of )?(`\w+`s?|None|--bs auto)[^:;.]*"     # not for flags
 
 def _typed(value):

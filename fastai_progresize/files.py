@@ -98,7 +98,7 @@ def find_faults(
     if not is_listy(files): raise ValueError(f"files={files!r}: pass a list of image files")
     parts = list(chunked(files, 100))
     seconds = 5. if progress is None else -1. if progress else float('inf')
-    with ThreadPoolExecutor(defaults.cpus) as ex:
+    with ThreadPoolExecutor(max(1, defaults.cpus)) as ex:
         found = ex.map(partial(_faults, whole=whole), parts)
         return {f: o for _ in bar_if_long(parts, seconds) for f,o in next(found)}
 

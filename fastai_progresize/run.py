@@ -15,7 +15,7 @@ from fastai.vision.all import *
 from .stage import Stage, hw
 from .plan import Plan
 from .files import check_files, image_files, name_unreadable
-from .data import call_get_dls, check_images, get_bs, image_size, same_random
+from .data import call_get_dls, check_images, check_not_empty, get_bs, image_size, same_random
 from .fast import loaders      # for `DataLoaders.fast`
 from .check import (SplitCheck, check_batch, check_metrics, check_same, model_fault, own_fault,
                                      raise_model_faults, read_batch, same_items)
@@ -86,6 +86,7 @@ class Run:
         **kwargs
     ):
         _check_run(get_dls, valid_size, fast)
+        if get_dls is None: check_not_empty(learn.dls.train)
         self.learn,self.own,self.get_dls,self.checks = learn,learn.dls,get_dls,check
         self.fast = {} if fast is True else fast
         self.cbs = _callbacks(cbs)

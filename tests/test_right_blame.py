@@ -285,3 +285,152 @@ def test_lazy_layers_and_a_checkpoint(path):
     assert torch.nn.parameter.is_lazy(learn.model[0].weight)
     learn.model(learn.dls.one_batch()[0].cpu())
     assert quiet_fit(learn, checkpoint='saved')['size'].tolist()==[32,48]
+
+# a tuple of images as one input, as in fastai's tutorial on siamese networks
+
+class ImageTuple(fastuple):
+    @classmethod
+    def create(cls, files): return cls(tuple(PILImage.create(f) for f in files))
+    def show(self, ctx=None, **kwargs): return show_image(torch.cat(tuple(self), 2), ctx=ctx, **kwargs)
+
+class PlainTuple(fastuple):
+    "Does not show itself"
+    @classmethod
+    def create(cls, files): return cls(tuple(PILImage.create(f) for f in files))
+
+class Siamese(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body,self.head,self.shapes = small_model(4),nn.Linear(8, 2),[]
+    def forward(self, x):
+        assert len(x)==2
+        if self.training: self.shapes.append([tuple(o.shape) for o in x])
+        return self.head(torch.cat([self.body(o) for o in x], 1))
+
+def siamese_dls(path, cls=ImageTuple, size=48, **kwargs):
+    files = get_image_files(path/'train').sorted()
+    def _pair(f): return [f, files[(files.index(f)*7+3)%len(files)]]
+    def _same(f): return str(len({o.parent for o in _pair(f)})==1)
+    tuples = TransformBlock(type_tfms=cls.create, batch_tfms=IntToFloatTensor)
+    dblock = DataBlock((tuples,CategoryBlock), get_items=lambda _: files, get_x=_pair, get_y=_same,
+                       splitter=RandomSplitter(seed=1), item_tfms=Resize(size),
+                       batch_tfms=[*aug_transforms(), Normalize.from_stats(*imagenet_stats)])
+    return dblock.dataloaders(path, path=path, **kw)
+
+@pytest.mark.parametrize('args', [dict(), dict(sizes=None), dict(n_epoch=(1,1), get_dls=True), dict(bs='auto')])
+def test_tuple_of_images(path, args):
+    learn = Learner(siamese_dls(path), Siamese(), loss_func=CrossEntropyLossFlat(), metrics=accuracy)
+    if 'get_dls' in args: args = dict(args, get_dls=lambda size, bs: siamese_dls(path, size=size))
+    history = quiet_fit(learn, **args)
+    sides = [32,48] if 'sizes' not in args else list(history['size'])
+    assert list(history['size'])==sides and (history['images/s']>0).all()
+    n = len(learn.model.shapes)//len(sides)
+    assert learn.model.shapes==[[(8,3,s,s)]*2 for s in sides for _ in range(n)] and n==2
+
+def test_tuple_of_images_preflight(path):
+    learn = Learner(siamese_dls(path), Siamese(), loss_func=CrossEntropyLossFlat())
+    assert list(learn.preflight(**two, seconds=.02).df['size'])==[32,48]
+    assert Plan(2).for_learner(learn)[-1].size==48
+    def sized(size, bs):
+        "No transform says which size"
+        dls = siamese_dls(path)
+        for dl in dls.loaders: dl.after_item = Pipeline([Exactly(size),ToTensor()])
+        return dls
+    learn.dls = sized(48, 8)
+    assert Plan(2).for_learner(learn)[-1].size==48
+    says = 'The images at 32 px are 48x48 px: if you pass `get_dls`, let it use its `size`'
+    with refused(learn, says): learn.fit_progressive(**two, get_dls=lambda size, bs: sized(48, bs))
+    fixed = Learner(siamese_dls(path), nn.Sequential(First(), nn.Flatten(), nn.Linear(3*48*48, 2)),
+                    loss_func=CrossEntropyLossFlat())
+    with refused(fixed, 'fails on images of 32x32 px', 'and takes those of 48x48 px'): fixed.fit_progressive(**two)
+
+class Exactly(Transform):
+    "One's own way to resize"
+    order = 1
+    def __init__(self, size): self.size = size
+    def encodes(self, o:PILImage): return o.resize((self.size,self.size))
+
+class First(nn.Module):
+    def forward(self, x): return x[0]
+
+def test_tuple_of_images_shown(path):
+    "As it shows itself, or its first image"
+    for cls,width in ((ImageTuple,2),(PlainTuple,1)):
+        axs = show_stages(siamese_dls(path, cls), (32,48), n=2, ds_idx=1)
+        shapes = [[ax.images[0].get_array().shape for ax in row] for row in axs]
+        assert shapes==[[(32,32*width,3),(48,48*width,3)]]*2
+
+def test_pairs_that_share_an_image_do_not_leak(path):
+    "A pair of a validation image and one of training is another item; the same pair is a leak"
+    files = get_image_files(path/'train').sorted()
+    def _pixels(f): return np.array(Image.open(f))
+    def _learner(valid):
+        pairs = list(zip(files, files[1:]))
+        rows = [dict(a=_pixels(a), b=_pixels(b)) for a,b in pairs+valid]        # no names
+        def _both(o): return ImageTuple((PILImage.create(o['a']),PILImage.create(o['b'])))
+        ds = Datasets(rows, [[_both],[lambda o: int(o['a'].sum()%2),Categorize(vocab=[0,1])]],
+                      splits=[range(len(pairs)),range(len(pairs), len(rows))])
+        dls = ds.dataloaders(after_item=[Resize(48),ToTensor()], after_batch=IntToFloatTensor, **kw)
+        return Learner(dls, Siamese(), loss_func=CrossEntropyLossFlat())
+    assert quiet_fit(_learner([(files[i],files[i+3]) for i in range(8)]))['size'].tolist()==[32,48]
+    with pytest.raises(ValueError, match='^Leak: '): quiet_fit(_learner([(files[i],files[i+1]) for i in range(8)]))
+
+# other things that the user did not do
+
+def test_learner_without_data(path, tmp_path):
+    small_learner(get_dls(48, 8, path, num_workers=0)).export(tmp_path/'a.pkl')
+    says = 'These `DataLoaders` have no images, as after `load_learner`: set `learn.dls = ...` first'
+    mine = partial(get_dls, path=path, num_workers=0)
+    for args in (two, dict(n_epoch=2), dict(two, check=False), dict(two, get_dls=mine)):
+        learn = load_learner(tmp_path/'a.pkl')
+        with refused(learn, says): learn.fit_progressive(**args)
+    with refused(learn, says): learn.preflight(**two)
+    with refused(learn, says): learn.validate_sizes((32,48))
+    learn.dls = mine(48, 8)
+    assert quiet_fit(learn)['size'].tolist()==[32,48]
+
+def test_no_cpus(path, monkeypatch):
+    "`defaults.cpus=0` turns fastai's workers off"
+    monkeypatch.setattr(defaults, 'cpus', 0)
+    assert quiet_fit(small_learner(get_dls(48, 8, path)))['size'].tolist()==[32,48]
+    bad = path.parent/'bad.jpg'
+    bad.write_bytes(b'none')
+    assert list(find_faults([bad]))==[str(bad)]
+
+@pytest.mark.parametrize('args', [dict(n_epoch=1, sizes=48), two])
+def test_split_that_shares_files(path, args):
+    "One's own split leaks: the error speaks of neither stages nor `get_dls`"
+    files = get_image_files(path/'train').sorted()
+    twice = files+files[:12]
+    split = range(24),range(24, 36)
+    dblock = DataBlock((ImageBlock,CategoryBlock), get_items=lambda _: twice, get_y=parent_label,
+                       splitter=lambda _: split, item_tfms=Resize(48))
+    learn = small_learner(dblock.dataloaders(path, path=path, **kw))
+    size = first(L(args['sizes']))
+    says = (f'Leak: 12 images are in both the training and the validation set at {size} px, 100% of all validation'
+            ' images, such as train/A/00000.jpg. Fix the split: keep all items of one image, or of one group of images,'
+            ' in one of the two sets')
+    with refused(learn, says, 'FuncSplitter', 'ColSplitter'): learn.fit_progressive(**args)
+    with pytest.raises(ValueError) as e: learn.fit_progressive(**args)
+    assert 'get_dls' not in str(e.value) and 'stage' not in str(e.value)
+
+def test_copies_of_files_in_one_split(path, tmp_path):
+    for f in get_image_files(path/'train'):
+        for to in (tmp_path/'train'/f.parent.name/f.name, tmp_path/'valid'/f.parent.name/f'copy_{f.name}'):
+            to.parent.mkdir(parents=True, exist_ok=True)
+            to.write_bytes(f.read_bytes())
+    learn = small_learner(ImageDataLoaders.from_folder(tmp_path, item_tfms=Resize(48), **kw))
+    with pytest.raises(ValueError, match='^Leak: 24 of 24 compared .*FuncSplitter') as e: learn.fit_progressive(1, 48)
+    assert 'get_dls' not in str(e.value)
+
+def test_command_says_what_to_do_with_a_folder(path, tmp_path):
+    "Not how to write a splitter"
+    import shutil
+    shutil.copytree(path/'train', tmp_path/'data'/'train')
+    for f in (path/'train').rglob('*.*'):
+        to = tmp_path/'data'/'valid'/f.relative_to(path/'train')
+        to.parent.mkdir(parents=True, exist_ok=True)
+        to.symlink_to(tmp_path/'data'/'train'/f.relative_to(path/'train'))
+    code,says = in_process('progresize-fit', tmp_path/'data', '--sizes', '48', '--epochs', '1', '--num-workers', '0')
+    assert code==1 and says.endswith('Remove one of each pair, or put both in training or both in validation')
+    assert 'images are in both the training and the validation set at 48 px' in says and 'stage' not in says
