@@ -13,7 +13,7 @@ from copy import copy
 from fastai.vision.all import *
 from .stage import hw
 from .files import bar_if_long, dataset_files, item_rows, opens_files
-from .data import copy_dl, first_images, get_bs, probe_batch, same_random, tfms_size
+from .data import copy_dl, first_images, get_bs, is_empty, probe_batch, same_random, tfms_size
 from .trial import NotCopied, is_out_of_memory, repeat_batches, try_batches
 
 # %% ../nbs/10_check.ipynb #56bc3950
@@ -335,9 +335,15 @@ def _check_count(dls, size):
     if len(dls.loaders)<2:
         raise ValueError(f"The `DataLoaders` at {size} px have no validation set, which fastai needs after each epoch:"
                          " pass `DataLoaders(train, valid)`; one from `IndexSplitter([])` is empty")
+    for part,dl in zip(('train','valid'), dls.loaders):
+        try: len(dl)
+        except TypeError as e:
+            raise ValueError(f"The loader of {part} at {size} px has no length ({e}), and fastai needs the number of"
+                             " batches: give its dataset a `__len__`, or the loader, as WebDataset's `with_length`"
+                             " does") from e
     if len(dls.train): return
+    if is_empty(dls.train): raise ValueError(f"The training set at {size} px is empty")
     n = getattr(dls.train, 'partial_n', None) or getattr(dls.train, 'n', None) or len(dls.train_ds)
-    if not len(dls.train_ds): raise ValueError(f"The training set at {size} px is empty")
     raise ValueError(f"bs={get_bs(dls)} at {size} px is above the {n} images of the training set, so fastai would"
                      f" train on no batches: pass bs={n} or less")
 
@@ -368,7 +374,8 @@ def _check_types(b, types, what):
 def _last_bs(dl, n):
     "Number of images in the smallest batch of an epoch of `dl`, at most `n`"
     bs = get_bs(DataLoaders(dl)) or n
-    rest = len(dl.dataset)%bs
+    try: rest = len(dl.dataset)%bs
+    except (AttributeError,TypeError): rest = 0     # not known
     return min(n, bs if getattr(dl, 'drop_last', False) or not rest else rest)
 
 def _failed_tfm(e):
@@ -404,8 +411,8 @@ def check_batch(
     _check_count(dls, size)
     res,mine = [],own.loaders if own else []
     for i,(dl,part) in enumerate(zip(dls.loaders[:2], ('train','valid'))):
-        if len(dl.dataset)==0: res.append(None); continue
-        same = first(o for o in mine[i:i+1] if len(o.dataset))
+        if is_empty(dl): res.append(None); continue
+        same = first(o for o in mine[i:i+1] if not is_empty(o))
         b = read_batch(dl, n if i else _last_bs(dl, n), f'the images of {part} at {size} px', same)
         _check_types(b, types, f'{part} at {size} px')
         if part=='train': _check_size(tuple(first_images(b).shape[-2:]), size)
@@ -472,7 +479,7 @@ def own_fault(
     "As `model_fault`, with the learner's own data, and at least two images"
     dls = copy(learn.dls)
     dls.loaders = [copy_dl(o, bs=max(2, bs)) if isinstance(o, TfmdDL) else o for o in dls.loaders]
-    batches = [probe_batch(dl) if len(dl.dataset) else None for dl in dls.loaders[:2]]
+    batches = [None if is_empty(dl) else probe_batch(dl) for dl in dls.loaders[:2]]
     return batches[0],model_fault(learn, dls, batches, **kwargs)
 
 def raise_model_faults(
@@ -521,7 +528,7 @@ def check_metrics(
     "Raise a `ValueError` if a metric cannot take a whole validation batch; computing its `value` may need more"
     dls,tries = learn.dls,MetricTrial()
     if not learn.metrics or not any(isinstance(o, Recorder) and o.valid_metrics for o in learn.cbs): return
-    if len(dls.loaders)<2 or not len(dls.valid.dataset): return
+    if len(dls.loaders)<2 or is_empty(dls.valid): return
     b = probe_batch(dls.valid, get_bs(DataLoaders(dls.valid)))
     try: try_batches(learn, repeat_batches(dls, [None,b]), timer=tries, **kwargs)
     except Exception as e:

@@ -12,7 +12,7 @@ import contextlib, io, socket, zipfile
 from fastai.vision.all import *
 from filelock import FileLock, Timeout
 from .files import whole_file
-from .data import probe_batch, same_random
+from .data import is_empty, probe_batch, same_random
 from .distrib import on_rank0
 from .run import Run
 from .state import is_own, lost_attrs, plain, run_state, set_run_state, values_before
@@ -263,7 +263,7 @@ class _TrySaving(Callback):
 def _try_saving(self:Run, dls):
     "Raise a `ValueError` if a part of the run cannot be saved"
     with same_random(), contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(NotCopied):
-        batches = repeat_batches(dls, [probe_batch(o) if len(o.dataset) else None for o in dls.loaders[:2]])
+        batches = repeat_batches(dls, [None if is_empty(o) else probe_batch(o) for o in dls.loaders[:2]])
         with trial_learner(self.learn, batches, **self.trial) as trial:
             saving = _TrySaving()
             try: fit_trial(trial, saving)

@@ -8,7 +8,7 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/data.html.md"""
 __all__ = ['show_stages']
 
 # %% ../nbs/04_data.ipynb #cc1ed52c
-import inspect
+import contextlib, inspect
 from types import MethodType
 from copy import copy, deepcopy
 from fastai.vision.all import *
@@ -71,6 +71,14 @@ def same_random():
     states = get_random_states()
     try: yield
     finally: set_random_states(**states)
+
+def is_empty(
+    dl:TfmdDL, # Any loader
+)->bool:
+    "Has `dl` no items, as far as is known? An iterable dataset may have no length"
+    for o in (getattr(dl, 'dataset', None),dl):
+        with contextlib.suppress(TypeError): return not len(o)
+    return False
 
 def check_not_empty(
     dl:TfmdDL, # Any loader

@@ -43,7 +43,7 @@ def fitting(self:Run,
             if not is_out_of_memory(e): raise
             error = str(e).split('\n')[0]
         _free_memory()
-        if stage.bs==1:
+        if stage.bs in (1,None):        # not known where the dataset makes the batches
             raise ValueError(f"Not even one image of {short_size(stage.size)} px fits in memory ({error}): pass smaller"
                              " `sizes`, or a smaller model")
         stage = replace(stage, bs=stage.bs//2)
@@ -52,7 +52,7 @@ def fitting(self:Run,
 def _largest_first(plan):
     "A `Stage` for each size and bs of `plan`, those that need the most memory first"
     different = {replace(s, n_epoch=1, lr=None, fit=None, freeze_epochs=0, n_acc=None) for s in plan}
-    return sorted(different, key=lambda s: s.pixels*s.bs, reverse=True)
+    return sorted(different, key=lambda s: s.pixels*(s.bs or 1), reverse=True)
 
 @patch
 def tried(self:Run,

@@ -152,7 +152,7 @@ def _check_model(self:Run, b, made):
     try:
         tried = [(bs[0], model_fault(self.learn, dls, bs, **self.trial)) for (_,dls),bs in zip(made, batches)]
         if all(e is None for _,e in tried): return
-        bs = min(get_bs(dls) for (_,dls),(_,e) in zip(made, tried) if e)
+        bs = min(get_bs(dls) or 2 for (_,dls),(_,e) in zip(made, tried) if e)
         own = own_fault(self.learn, bs, **self.trial)
     except NotCopied as e: return warn(f"{e}: not checking whether the model takes every size")
     raise_model_faults(tried, own)

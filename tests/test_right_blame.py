@@ -434,3 +434,51 @@ def test_command_says_what_to_do_with_a_folder(path, tmp_path):
     code,says = in_process('progresize-fit', tmp_path/'data', '--sizes', '48', '--epochs', '1', '--num-workers', '0')
     assert code==1 and says.endswith('Remove one of each pair, or put both in training or both in validation')
     assert 'images are in both the training and the validation set at 48 px' in says and 'stage' not in says
+
+# datasets without a length
+
+class Stream(torch.utils.data.IterableDataset):
+    def __init__(self, size, n=16, bs=None): self.size,self.n,self.bs = size,n,bs
+    def __iter__(self):
+        items = [(torch.from_numpy(np.random.RandomState(i).rand(3, self.size, self.size)).float(),i%2)
+                 for i in range(self.n)]
+        return iter(items if self.bs is None else map(torch.utils.data.default_collate, chunked(items, self.bs)))
+
+class Sized(torch.utils.data.DataLoader):
+    "As WebDataset's loader: it knows how many batches there are, and its dataset knows nothing"
+    def __len__(self): return 4
+
+def stream_dls(size, bs, loader=Sized, batched=False):
+    def _dl(n): return loader(Stream(size, n, bs if batched else None), batch_size=None if batched else bs)
+    return DataLoaders(_dl(4*bs), _dl(4*bs))
+
+def stream_learner(**kwargs):
+    set_seed(3)
+    return small_learner(stream_dls(48, 4, **kwargs), model=partial(small_model, 2))
+
+@pytest.mark.parametrize('batched', [False,True])
+def test_stream_with_a_length(batched):
+    "Trains as by hand; a stream of batches has no batch size"
+    make = partial(stream_dls, batched=batched) if not batched else lambda size, bs: stream_dls(size, 4, batched=True)
+    hand = stream_learner()
+    with hand.no_bar(), hand.no_logging():
+        for s in (32,48):
+            hand.dls = stream_dls(s, 4)
+            hand.fit_one_cycle(1, 1e-3)
+    for args in (dict(), dict(checkpoint='saved')):
+        learn = stream_learner(batched=batched)
+        history = quiet_fit(learn, n_epoch=(1,1), fit='fit_one_cycle', lr_max=(1e-3,1e-3), get_dls=make, **args)
+        assert same_weights(weights(learn), weights(hand)) and list(history['size'])==[32,48]
+    learn = stream_learner(batched=batched)
+    assert list(learn.preflight(**two, get_dls=make, seconds=.02).df['size'])==[32,48]
+    assert list(learn.validate_sizes((32,48), get_dls=make, show_plot=False).index)==[32,48]
+
+def test_stream_without_a_length():
+    "fastai cannot train with it"
+    plain = torch.utils.data.DataLoader
+    make,learn = partial(stream_dls, loader=plain),stream_learner(loader=plain)
+    says = "at 32 px has no length (object of type 'Stream' has no len()), and fastai needs the number of batches: give"
+    with refused(learn, f'The loader of train {says}'): learn.fit_progressive(**two, get_dls=make)
+    with refused(learn, f'The loader of train {says}'): learn.preflight(**two, get_dls=make)
+    def _valid(size, bs): return DataLoaders(stream_dls(size, bs).train, make(size, bs).valid)
+    with refused(learn, f'The loader of valid {says}'): learn.fit_progressive(**two, get_dls=_valid)
