@@ -15,7 +15,7 @@ from time import perf_counter
 from fastai.vision.all import *
 from .stage import Stage, check_positive, is_list, short_size
 from .plan import Plan
-from .files import name_unreadable
+from .files import name_unreadable, warn_once
 from .data import same_random
 from .distrib import on_rank0
 from .run import Run, check_names
@@ -203,6 +203,7 @@ def preflight(self:Learner,
     check_names(kwargs, Learner.preflight)
     check_positive('seconds', seconds)
     _check_time(n_epoch, minutes)
-    if minutes is None: return Run(self, n_epoch, sizes, **kwargs).preflight(seconds)
     def _run(n): return Run(self, n, sizes, **kwargs)
-    return _as_many(_run, _run(_many).measured(seconds), 60*minutes, n=len(sizes) if is_list(sizes) else 1)
+    with warn_once():
+        if minutes is None: return _run(n_epoch).preflight(seconds)
+        return _as_many(_run, _run(_many).measured(seconds), 60*minutes, n=len(sizes) if is_list(sizes) else 1)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from fastai.vision.all import *
 from .stage import Stage, hw
 from .plan import Plan
-from .files import check_files, image_files, name_unreadable
+from .files import bars_like, check_files, image_files, name_unreadable
 from .data import call_get_dls, check_images, check_not_empty, get_bs, image_size, same_random
 from .fast import loaders      # for `DataLoaders.fast`
 from .check import (SplitCheck, check_batch, check_metrics, check_same, model_fault, own_fault,
@@ -104,10 +104,11 @@ class Run:
         stage:Stage, # One of the stages
     )->DataLoaders:
         "Data at the size of `stage`, with its strength of augmentation"
-        if self.get_dls: dls = call_get_dls(self.get_dls, stage.size, stage.bs)
-        else:
-            dls = self.own.at_size(stage.size, stage.bs)
-            if self.fast is not False: dls = dls.fast(**self.fast)
+        with bars_like(self.learn):
+            if self.get_dls: dls = call_get_dls(self.get_dls, stage.size, stage.bs)
+            else:
+                dls = self.own.at_size(stage.size, stage.bs)
+                if self.fast is not False: dls = dls.fast(**self.fast)
         return dls if stage.aug is None else dls.with_aug(stage.aug)
 
     def stage_dls(self,
@@ -183,7 +184,7 @@ def _way_out():
 @patch
 def check(self:Run):
     "Raise a `ValueError` unless data and model suit all stages; learner and random state do not change"
-    with same_random(), _way_out(), name_unreadable(self.learn):
+    with same_random(), bars_like(self.learn), _way_out(), name_unreadable(self.learn):
         files = image_files(self.own)
         check_files(files)      # before any is opened
         b = read_batch(self.own.train, 2, 'the images of `learn.dls.train`')

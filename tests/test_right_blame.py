@@ -482,3 +482,65 @@ def test_stream_without_a_length():
     with refused(learn, f'The loader of train {says}'): learn.preflight(**two, get_dls=make)
     def _valid(size, bs): return DataLoaders(stream_dls(size, bs).train, make(size, bs).valid)
     with refused(learn, f'The loader of valid {says}'): learn.fit_progressive(**two, get_dls=_valid)
+
+# bars and warnings
+
+@pytest.fixture
+def long_checks(monkeypatch):
+    "Ten seconds between any two looks at the clock"
+    monkeypatch.setattr('fastai_progresize.files.perf_counter', lambda t=itertools.count(0., 10.): next(t))
+
+@pytest.mark.parametrize('fast', [True,'cache','decoded'])
+def test_no_bar(path, tmp_path, capsys, long_checks, fast):
+    "Neither the checks nor the making of copies draw one"
+    def _fast(o): return fast if fast is True else dict(cache=tmp_path/o, decoded=fast=='decoded')
+    learn = small_learner(get_dls(48, 8, path, num_workers=0))
+    with learn.no_logging(): Run(learn, 2, (32,48), fast=_fast('a')).check()
+    assert '100.00%' in capsys.readouterr().out          # as wanted
+    quiet_fit(learn, fast=_fast('b'))
+    with learn.no_bar(): learn.preflight(**two, fast=_fast('b'), seconds=.02)
+    assert '%' not in capsys.readouterr().out
+    learn.remove_cb(ProgressCallback)
+    Run(learn, 2, (32,48), fast=_fast('c')).check()
+    assert '%' not in capsys.readouterr().out
+
+class Locked(Callback):
+    "Cannot be copied, and the model needs it"
+    def __init__(self):
+        import threading
+        self.lock = threading.Lock()
+    def after_pred(self): self.learn.pred = self.pred[0]
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = small_model()
+    def forward(self, x): return self.body(x),x
+
+def messages(f):
+    "How often each warning of a run is shown, even if all are to be"
+    import warnings
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter('always')
+        f()
+    return Counter(str(o.message) for o in found)
+
+def test_warned_once(path):
+    learn = Learner(get_dls(48, 8, path, num_workers=0), Twice(), loss_func=CrossEntropyLossFlat(), cbs=Locked())
+    with learn.no_bar(), learn.no_logging():
+        for f in (partial(learn.fit_progressive, **two), partial(learn.preflight, **two, seconds=.02)):
+            n = messages(f)
+            assert [o for k,o in n.items() if k.startswith('`locked` is left out')]==[1]
+            assert set(n.values())=={1}, n
+    import warnings
+    assert warnings.showwarning.__module__=='warnings'      # as it was
+
+def test_command_warns_once(path, tmp_path):
+    "Pillow warns of such palettes wherever one is read first after torch has changed the filters"
+    for f in (path/'train').rglob('*.*'):
+        to = (tmp_path/'data'/f.parent.name/f.name).with_suffix('.png')
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(f) as im: im.quantize(16).save(to, transparency=bytes(16))
+    args = 'data', '--sizes', '32,48', '--epochs', '2', '--num-workers', '0', '--arch', 'resnet18', '--bs', '8'
+    res = in_shell('progresize-fit', *args, cwd=tmp_path, PYTHONWARNINGS='default')
+    assert res.returncode==0 and res.stderr.count('Palette images with Transparency')==1, res.stderr
