@@ -424,7 +424,8 @@ def _kind(o): return f'of shape {tuple(o.shape)}' if isinstance(o, Tensor) else 
 
 def _on(pred, y, *_): return f" on predictions {_kind(pred)} and targets {_kind(y)}"
 
-_culprits = dict(model=("The model", "pass one that takes the batches of `learn.dls`"),
+_culprits = dict(model=("The model", "pass one that takes the batches of `learn.dls`; if these are too small for it,"
+                        " pass `sizes` that it can take, and `learn.dls` of the last of them"),
                  loss=("The loss", "pass one that takes these, or other targets"),
                  gradients=("The backward pass", "pass a model and a loss with gradients"),
                  optimizer=("The optimizer", "pass another `opt_func` or `splitter`"),
