@@ -8,11 +8,12 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/check.html.md"""
 __all__ = []
 
 # %% ../nbs/10_check.ipynb #0feeba55
-import hashlib, pickle, time, zlib
+import hashlib, pickle, time, traceback, zlib
+from copy import copy
 from fastai.vision.all import *
 from .stage import hw
 from .files import bar_if_long, dataset_files, item_rows, opens_files, to_bytes
-from .data import get_bs, probe_batch, same_random, tfms_size
+from .data import copy_dl, first_images, get_bs, is_empty, probe_batch, same_random, tfms_size
 from .trial import NotCopied, is_out_of_memory, repeat_batches, try_batches
 
 # %% ../nbs/10_check.ipynb #56bc3950
@@ -162,7 +163,8 @@ class Sample:
         if self.files is not None:
             with Image.open(self.files[i]) as im: return _small_grey(im)
         o = self.tl[i]
-        return _small_grey(o[0] if isinstance(o, (tuple,list)) else o)
+        if isinstance(o, (tuple,list)): o = o if isinstance(self.tl, TfmdLists) else o[0]     # its label comes after it
+        return _small_grey(np.concatenate([_small_grey(p) for p in o], 1) if isinstance(o, (tuple,list)) else o)
 
     def look(self,
         k:int, # Number in the sample
@@ -226,6 +228,10 @@ def same_looks(
 _fix = ("Fix the split: `splitter=RandomSplitter(seed=42)` in the `DataBlock` of `get_dls`, or any other that is the"
         " same at each call")
 
+_own_fix = ("Fix the split: keep all items of one image, or of one group of images, in one of the two sets, as"
+            " with `splitter=FuncSplitter(is_valid)`, a function of an item, or `ColSplitter()`, a column of a"
+            " DataFrame")
+
 class Looks:
     "Compares the looks of images across all stages"
     def __init__(self): self.train,self.valid,self.same,self.chance = [],[],{},{}
@@ -253,7 +259,7 @@ class Looks:
         looked = sum((o>0).sum() for o in self.chance.values())
         raise ValueError(f"Leak: {n} of {looked} compared validation images look the same as training images"
                          f" (16x16 grey pixels of up to {_most_looks} images per dataset), such as {a} and {b} in"
-                         f" training. {_fix}")
+                         f" training. {_fix if len(self.train)>1 else _own_fix}")
 
 # %% ../nbs/10_check.ipynb #f2598daa
 class SplitCheck:
@@ -269,8 +275,13 @@ class SplitCheck:
         self.last = dls
         tls = [_first_input(dls, i) for i in (0,1)]
         files = [_files(o) for o in tls]
-        for o,tl,fs in zip((self.trained,self.valid), tls, files):
-            for k in _true_keys(dls, tl, fs): o.setdefault(k, size)
+        train,valid = (_true_keys(dls, *o) for o in zip(tls, files))
+        if shared := train&valid:
+            raise ValueError(f"Leak: {len(shared)} images are in both the training and the validation set at {size} px,"
+                             f" {len(shared)/len(valid):.0%} of all validation images, such as {min(shared)}."
+                             f" {_own_fix}")
+        for seen,keys in ((self.trained,train),(self.valid,valid)):
+            for k in keys: seen.setdefault(k, size)
         leak = self.trained.keys() & self.valid.keys()
         if not leak: return self.looks.add(*(Sample(*o, size) for o in zip(tls, files)))
         k = min(leak)
@@ -321,9 +332,18 @@ def _fits_size(shape, size):
     return tuple(shape)==hw(size) or (isinstance(size, int) and max(shape)==size)
 
 def _check_count(dls, size):
+    if len(dls.loaders)<2:
+        raise ValueError(f"The `DataLoaders` at {size} px have no validation set, which fastai needs after each epoch:"
+                         " pass `DataLoaders(train, valid)`; one from `IndexSplitter([])` is empty")
+    for part,dl in zip(('train','valid'), dls.loaders):
+        try: len(dl)
+        except TypeError as e:
+            raise ValueError(f"The loader of {part} at {size} px has no length ({e}), and fastai needs the number of"
+                             " batches: give its dataset a `__len__`, or the loader, as WebDataset's `with_length`"
+                             " does") from e
     if len(dls.train): return
+    if is_empty(dls.train): raise ValueError(f"The training set at {size} px is empty")
     n = getattr(dls.train, 'partial_n', None) or getattr(dls.train, 'n', None) or len(dls.train_ds)
-    if not len(dls.train_ds): raise ValueError(f"The training set at {size} px is empty")
     raise ValueError(f"bs={get_bs(dls)} at {size} px is above the {n} images of the training set, so fastai would"
                      f" train on no batches: pass bs={n} or less")
 
@@ -354,25 +374,82 @@ def _check_types(b, types, what):
 def _last_bs(dl, n):
     "Number of images in the smallest batch of an epoch of `dl`, at most `n`"
     bs = get_bs(DataLoaders(dl)) or n
-    rest = len(dl.dataset)%bs
+    try: rest = len(dl.dataset)%bs
+    except (AttributeError,TypeError): rest = 0     # not known
     return min(n, bs if getattr(dl, 'drop_last', False) or not rest else rest)
+
+def _failed_tfm(e):
+    "The name of the transform that raised `e`; None if it was none"
+    selves = [f.f_locals.get('self') for f,_ in traceback.walk_tb(e.__traceback__)]
+    tfm = first(o for o in reversed(selves) if isinstance(o, Transform))
+    return tfm and (tfm.name if type(tfm) is Transform else type(tfm).__name__)
+
+def read_batch(
+    dl:TfmdDL, # Any loader
+    n:int, # Number of images
+    what:str, # What it loads
+    own:TfmdDL=None, # The learner's own loader, which tells whether the size is to blame
+)->tuple:
+    "A batch of up to `n` images. Raises a `ValueError` that names the transform that fails, if one does"
+    try: return probe_batch(dl, n)
+    except Exception as e:
+        name = _failed_tfm(e)
+        if name is None or is_out_of_memory(e): raise
+        error = f"The transform {name} fails on {what} ({type(e).__name__}: {e})"
+        if own is None: raise ValueError(f"{error}: fix or remove it") from e
+        read_batch(own, n, f"{what} and on those of `learn.dls`")
+        raise ValueError(f"{error}, not on those of `learn.dls`: pass `sizes` that it can take") from e
 
 def check_batch(
     dls:DataLoaders, # Data of a stage
     size:int|tuple, # Its size, px
     types:list, # Types of a batch of `learn.dls`
+    own:DataLoaders=None, # The learner's own data
     n:int=2, # Largest number of images in a batch
 )->list: # A small batch per loader; None for an empty one
     "Raise a `ValueError` if a stage has no batches, or batches of the wrong size or types"
     _check_count(dls, size)
-    res = []
+    res,mine = [],own.loaders if own else []
     for i,(dl,part) in enumerate(zip(dls.loaders[:2], ('train','valid'))):
-        if len(dl.dataset)==0: res.append(None); continue
-        b = probe_batch(dl, n if i else _last_bs(dl, n))
+        if is_empty(dl): res.append(None); continue
+        same = first(o for o in mine[i:i+1] if not is_empty(o))
+        b = read_batch(dl, n if i else _last_bs(dl, n), f'the images of {part} at {size} px', same)
         _check_types(b, types, f'{part} at {size} px')
-        if part=='train': _check_size(tuple(b[0].shape[-2:]), size)
+        if part=='train': _check_size(tuple(first_images(b).shape[-2:]), size)
         res.append(b)
     return res
+
+# %% ../nbs/10_check.ipynb #51c8d3f2
+def _kind(o): return f'of shape {tuple(o.shape)}' if isinstance(o, Tensor) else f'of type {type(o).__name__}'
+
+def _on(pred, y, *_): return f" on predictions {_kind(pred)} and targets {_kind(y)}"
+
+_culprits = dict(model=("The model", "pass one that takes the batches of `learn.dls`; if these are too small for it,"
+                        " pass `sizes` that it can take, and `learn.dls` of the last of them"),
+                 loss=("The loss", "pass one that takes these, or other targets"),
+                 gradients=("The backward pass", "pass a model and a loss with gradients"),
+                 optimizer=("The optimizer", "pass another `opt_func` or `splitter`"),
+                 callback=("A callback", "fix or remove it"), batch=("A loader", "pass other `DataLoaders`"))
+
+_mask_hint = ("; for masks, let `get_y` return an array of class numbers: `np.array(Image.open(f))` if they have a"
+              " palette, `np.array(Image.open(f))//255` if they are 0 and 255")
+
+def _class_fault(pred, y, *_):
+    "The values of the targets, and what to pass instead, if they are not classes of the model; else None"
+    if not (isinstance(pred, Tensor) and isinstance(y, Tensor)) or pred.ndim<2: return
+    if y.is_floating_point() or not y.numel(): return
+    low,high,n = int(y.min()),int(y.max()),pred.shape[1]
+    if 0<=low and high<n: return
+    hint = _mask_hint if y.ndim>2 else ''
+    return f" with values from {low} to {high}",f"pass targets from 0 to {n-1}, as the model has {n} classes{hint}"
+
+def _part_error(e):
+    "A `ValueError` that says which part of a step raised `e`, whatever the size"
+    (what,way),on = _culprits[getattr(e, 'part', 'optimizer')],''
+    if getattr(e, 'got', None):
+        values,way = _class_fault(*e.got) or ('',way)
+        on = _on(*e.got)+values
+    return ValueError(f"{what} fails at every size, that of `learn.dls` too{on} ({type(e).__name__}: {e}): {way}")
 
 # %% ../nbs/10_check.ipynb #330d62cf
 def _fault(learn, dls, batches, **kwargs):
@@ -393,14 +470,29 @@ def model_fault(
     whole = [b and probe_batch(dl, get_bs(dls)) for dl,b in zip(dls.loaders, batches)]
     return _fault(learn, dls, whole, **kwargs)
 
-def _side(b): return 'x'.join(map(str, b[0].shape[-2:]))
+def _side(b): return 'x'.join(map(str, first_images(b).shape[-2:]))
+
+def own_fault(
+    learn:Learner, # The Learner that is to train
+    bs:int, # Size of whole batches, images
+    **kwargs # Of `try_batches`: `cbs`, `unfreeze`
+)->tuple: # A small batch, and the exception or None
+    "As `model_fault`, with the learner's own data, and at least two images"
+    dls = copy(learn.dls)
+    dls.loaders = [copy_dl(o, bs=max(2, bs)) if isinstance(o, TfmdDL) else o for o in dls.loaders]
+    batches = [None if is_empty(dl) else probe_batch(dl) for dl in dls.loaders[:2]]
+    return batches[0],model_fault(learn, dls, batches, **kwargs)
 
 def raise_model_faults(
     tried:list, # (batch, the exception that the model raises with it or None) per size
+    own:tuple=None, # The same with the learner's own data
 ):
-    "Raise a `ValueError` if the model fails at some size"
+    "Raise a `ValueError` if the model fails at some size; it blames the size only where another one works"
     bad = [(_side(b),e) for b,e in tried if e is not None]
     if not bad: return
+    if own:
+        if own[1] is not None and len(bad)==len(tried): raise _part_error(own[1]) from own[1]
+        tried = [*tried, own]
     b,e = first((b,e) for b,e in tried if e is not None)
     if find_bs(b)==1:
         raise ValueError(f"The model or its loss fails on a batch of one image, bs=1 at {_side(b)} px"
@@ -412,3 +504,34 @@ def raise_model_faults(
     raise ValueError(f"The model or its loss fails on images of {sizes} px ({type(e).__name__}: {e}){takes}: pass"
                      " `sizes` that it can take, or a model without layers of a fixed size, as with"
                      " `nn.AdaptiveAvgPool2d` before its head") from e
+
+# %% ../nbs/10_check.ipynb #9b1f40ce
+class MetricTrial(Callback):
+    "Accumulate metrics in validation, as `Recorder` does, and keep what the first one that fails raises"
+    order,run_train,fault = Recorder.order,False,None
+    def before_fit(self): self.fault = None
+    def before_validate(self): self._each(lambda m: m.reset())
+    def after_batch(self):
+        if len(self.yb): self._each(lambda m: m.accumulate(self.learn))
+
+    def _each(self, f):
+        for m in self.learn.metrics:
+            try: f(m)
+            except Exception as e:
+                name = getattr(m, 'name', None) or type(m).__name__
+                self.fault = f"{name} fails{_on(self.pred, *self.yb)} ({type(e).__name__}: {e})"
+                raise
+
+def check_metrics(
+    learn:Learner, # The Learner that is to train
+    **kwargs # Of `try_batches`: `cbs`, `unfreeze`
+):
+    "Raise a `ValueError` if a metric cannot take a whole validation batch; computing its `value` may need more"
+    dls,tries = learn.dls,MetricTrial()
+    if not learn.metrics or not any(isinstance(o, Recorder) and o.valid_metrics for o in learn.cbs): return
+    if len(dls.loaders)<2 or is_empty(dls.valid): return
+    b = probe_batch(dls.valid, get_bs(DataLoaders(dls.valid)))
+    try: try_batches(learn, repeat_batches(dls, [None,b]), timer=tries, **kwargs)
+    except Exception as e:
+        if is_out_of_memory(e) or not tries.fault: return       # the model is tried elsewhere
+        raise ValueError(f"The metric {tries.fault}: pass one that takes these, or omit it") from e

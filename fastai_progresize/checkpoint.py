@@ -12,12 +12,12 @@ import contextlib, io, socket, zipfile
 from fastai.vision.all import *
 from filelock import FileLock, Timeout
 from .files import printable, whole_file
-from .data import probe_batch, same_random
+from .data import is_empty, probe_batch, same_random
 from .distrib import on_rank0
 from .run import Run, RunCallback
 from .state import is_own, lost_attrs, plain, run_state, set_run_state, values_before
 from .same import check_plan, describe, run_plan
-from .trial import NotCopied, repeat_batches, trial_learner
+from .trial import NotCopied, fit_trial, has_lazy, repeat_batches, trial_learner
 
 # %% ../nbs/16_checkpoint.ipynb #227c3f4a
 _format = 'fastai_progresize checkpoint 2'
@@ -272,10 +272,10 @@ class _TrySaving(Callback):
 def _try_saving(self:Run, dls):
     "Raise a `ValueError` if a part of the run cannot be saved"
     with same_random(), contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(NotCopied):
-        batches = repeat_batches(dls, [probe_batch(o) if len(o.dataset) else None for o in dls.loaders[:2]])
+        batches = repeat_batches(dls, [None if is_empty(o) else probe_batch(o) for o in dls.loaders[:2]])
         with trial_learner(self.learn, batches, **self.trial) as trial:
             saving = _TrySaving()
-            try: trial.fit(1, cbs=saving)
+            try: fit_trial(trial, saving)
             except Exception as e:
                 if 'cannot be kept in a checkpoint' in str(e): raise ValueError(str(e).split('\t')[-1]) from e
             return saving.lost
@@ -306,6 +306,9 @@ def checkpointing(self:Run,
 )->Checkpoint:
     "The callback that saves the run, with the state to continue from"
     if not name: yield; return
+    if has_lazy(self.learn.model):
+        raise ValueError(f"checkpoint={name!r}: lazy layers, such as `nn.LazyLinear`, have no weights to save yet: call"
+                         " the model with a batch first, as in `learn.model(learn.dls.one_batch()[0])`")
     file = checkpoint_file(self.learn, name)
     with same_random():
         dls = self.stage_dls(self.plan[0])

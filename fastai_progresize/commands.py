@@ -47,7 +47,7 @@ def command(
 # flags whose name differs from the argument's
 _also = {'n_epoch':'epochs', 'lr_max':'lr', 'size':'sizes', 'checkpoint':'out', 'glyphs()':'samples'}
 _value = r"'[^']*'|\[.*?\]|\(.*?\)|[^\s,:;)`]+"      # as `repr` shows it
-_split = r"Fix the split: .* same at each call"             # advice for Python's `DataBlock`
+_split = r"Fix the split: .*?(?= \(check=False|$)"         # advice for Python's `DataBlock`
 _not_here = r" \(check=False [^)]*\)|,? or (a |a list of )?(`\w+`s?|None|--bs auto)[^:;.]*"     # not for flags
 
 def _typed(value):
@@ -119,8 +119,10 @@ def progresize_demo(
 ):
     "Draw sample images, train on them at growing sizes and at the final size throughout, and compare"
     sizes = _sizes(sizes)
+    from fastai_progresize.files import warn_once
     from fastai_progresize.cli import bars_in_terminal, run_demo
-    with bars_in_terminal(): run_demo(Path(out), sizes, epochs, seed, num_workers, checkpoint=checkpoint, resume=resume)
+    with bars_in_terminal(), warn_once():
+        run_demo(Path(out), sizes, epochs, seed, num_workers, checkpoint=checkpoint, resume=resume)
 
 # %% ../nbs/21_commands.ipynb #2083fd86
 _fits = ['flat_cos','single_cycle','fine_tune','fit_one_cycle']
@@ -154,10 +156,11 @@ def progresize_fit(
     "Train a classifier on a folder of images at growing sizes"
     sizes,epochs = _sizes(sizes),_epochs(epochs)
     from fastai_progresize.plan import Plan
+    from fastai_progresize.files import warn_once
     from fastai_progresize.cli import bars_in_terminal, fit_folder, folder_learner, partial
     plan = Plan(epochs, sizes, size=224, bs=bs, fit=fit)
     learner = partial(folder_learner, arch=arch, pretrained=pretrained, lr=lr)
-    with bars_in_terminal():
+    with bars_in_terminal(), warn_once():
         fit_folder(Path(path), Path(out), plan, compare, seed, learner, checkpoint, resume, preflight or None,
                    presize=presize, cache=cache, decoded=decoded, num_workers=num_workers,
                    verify=True if verify=='error' else verify)
@@ -188,6 +191,7 @@ def progresize_book(
         raise ValueError(f"--{next(iter(given))} is for experiments: pass their names too, such as ch07_progressive;"
                          " progresize-book alone lists them")
     if samples and path: raise ValueError(f"--samples and --path {path}: pass only one of them")
+    from fastai_progresize.files import warn_once
     from fastai_progresize.cli import bars_in_terminal, run_book, show_book
     if not names: return print(show_book())
-    with bars_in_terminal(): run_book(names, Path(out), samples, seeds, fast, num_workers, **settings)
+    with bars_in_terminal(), warn_once(): run_book(names, Path(out), samples, seeds, fast, num_workers, **settings)

@@ -8,7 +8,7 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/data.html.md"""
 __all__ = ['show_stages']
 
 # %% ../nbs/04_data.ipynb #cc1ed52c
-import inspect
+import contextlib, inspect
 from types import MethodType
 from copy import copy, deepcopy
 from fastai.vision.all import *
@@ -72,6 +72,22 @@ def same_random():
     try: yield
     finally: set_random_states(**states)
 
+def is_empty(
+    dl:TfmdDL, # Any loader
+)->bool:
+    "Has `dl` no items, as far as is known? An iterable dataset may have no length"
+    for o in (getattr(dl, 'dataset', None),dl):
+        with contextlib.suppress(TypeError): return not len(o)
+    return False
+
+def check_not_empty(
+    dl:TfmdDL, # Any loader
+):
+    "Raise a `ValueError` if `dl` has no items, as those of a learner that was loaded"
+    if isinstance(dl, TfmdDL) and dl.n==0:
+        raise ValueError("These `DataLoaders` have no images, as after `load_learner`: set `learn.dls = ...` first, to"
+                         " `DataLoaders` with images")
+
 def probe_batch(
     dl:TfmdDL, # A `DataLoader` of fastai with transforms, or any other
     n:int=2, # Number of items, at most the batch size
@@ -79,15 +95,22 @@ def probe_batch(
     "A batch of the first `n` items of `dl`, which changes neither `dl` nor the random state"
     with same_random():
         if not isinstance(dl, TfmdDL): return first(dl)
+        check_not_empty(dl)
         tfms = {k: deepcopy(getattr(dl, k)) for k in ('after_item','before_batch','after_batch')}
         return copy_dl(dl, num_workers=0, bs=min(n, dl.bs), shuffle=False, drop_last=False, **tfms).one_batch()
 
 # %% ../nbs/04_data.ipynb #c7126239
+def first_images(
+    b:tuple, # A batch
+)->Tensor:
+    "The first input of `b`, or the first of its images if it is a tuple of them"
+    return first_images(b[0]) if isinstance(b, (tuple,list)) and b else b
+
 def check_images(
     b:tuple, # A batch
 ):
-    "Raise a `ValueError` unless the first input of `b` is a batch of images"
-    x = b[0] if isinstance(b, (tuple,list)) else b
+    "Raise a `ValueError` unless the first input of `b` is a batch of images, or a tuple of such batches"
+    x = first_images(b)
     if isinstance(x, Tensor) and x.ndim==4: return
     what = f"a {type(x).__name__}" + (f" of shape {tuple(x.shape)}" if isinstance(x, Tensor) else '')
     raise ValueError(f"Progressive resizing needs images: the first input of this Learner is {what}, not a batch of"
@@ -100,7 +123,7 @@ def image_size(
     if (size := tfms_size(dls.train)) is not None: return size
     b = probe_batch(dls.train)
     check_images(b)
-    return tuple(b[0].shape[-2:])
+    return tuple(first_images(b).shape[-2:])
 
 # %% ../nbs/04_data.ipynb #cc9597bf
 def _scale_tfm(t, by):
@@ -253,6 +276,7 @@ def show_stages(
     for size,items,col in zip(sizes, shown, axs.T):
         for ax,item in zip(col, items):
             for o in item:
+                if not hasattr(o, 'show'): o = first_images(o)      # a tuple of images
                 if not isinstance(o, (str,L)): o.show(ctx=ax)
             ax.set_title('')
         col[0].set_title(f'{size} px')

@@ -8,7 +8,8 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/files.html.md"""
 __all__ = ['find_faults']
 
 # %% ../nbs/03_files.ipynb #376a8322
-import errno, functools, traceback
+import errno, functools, traceback, warnings
+from contextvars import ContextVar
 from stat import S_ISREG
 from time import perf_counter
 from fastai.vision.all import *
@@ -95,6 +96,21 @@ def _fault(file, whole):
 def _faults(files, whole): return [(str(f),o) for f in files if (o := _fault(f, whole))]
 
 # %% ../nbs/03_files.ipynb #38031c07
+_bars = ContextVar('bars', default=True)
+
+def has_bars()->bool:
+    "Are progress bars wanted?"
+    return _bars.get()
+
+@contextmanager
+def bars_like(
+    learn:Learner, # The Learner that trains
+):
+    "In the block, draw progress bars only if `learn` does, so not within its `no_bar`"
+    token = _bars.set(has_bars() and any(isinstance(o, ProgressCallback) for o in learn.cbs))
+    try: yield
+    finally: _bars.reset(token)
+
 def bar_if_long(
     items:list, # Anything with a length
     seconds:float=5., # Show a bar above this, seconds
@@ -104,10 +120,23 @@ def bar_if_long(
     for i,o in enumerate(items, 1):
         yield o
         so_far = perf_counter()-began
-        if bar is None and so_far>1 and so_far*n/i>seconds:
+        if bar is None and has_bars() and so_far>1 and so_far*n/i>seconds:
             bar = progress_bar(range(n), leave=False)
             bar.update(0)
         if bar: bar.update(i)
+
+# %% ../nbs/03_files.ipynb #d8a3b916
+@contextmanager
+def warn_once():
+    "Show a warning that is raised again in the block, or in a process that it starts, only once"
+    own,shown = warnings.showwarning,set()
+    def _show(message, category, *args, **kwargs):
+        if (key := (category,str(message))) in shown: return
+        shown.add(key)
+        own(message, category, *args, **kwargs)
+    warnings.showwarning = _show
+    try: yield
+    finally: warnings.showwarning = own
 
 # %% ../nbs/03_files.ipynb #a87d5a99
 def find_faults(
@@ -119,7 +148,7 @@ def find_faults(
     if not is_listy(files): raise ValueError(f"files={files!r}: pass a list of image files")
     parts = list(chunked(files, 100))
     seconds = 5. if progress is None else -1. if progress else float('inf')
-    with ThreadPoolExecutor(defaults.cpus) as ex:
+    with ThreadPoolExecutor(max(1, defaults.cpus)) as ex:
         found = ex.map(partial(_faults, whole=whole), parts)
         return {f: o for _ in bar_if_long(parts, seconds) for f,o in next(found)}
 

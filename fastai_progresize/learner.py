@@ -15,7 +15,7 @@ from fastai.callback.training import GradientAccumulation
 from fastcore.imports import IN_NOTEBOOK
 from .stage import is_number
 from .plan import Plan
-from .files import name_unreadable
+from .files import name_unreadable, warn_once
 from .data import same_random
 from .check import SplitCheck, check_stage
 from .distrib import broadcast_on_cpu, on_rank0, one_logs, wrap_again
@@ -272,4 +272,4 @@ def fit_progressive(self:Learner,
     check_names(kwargs, Learner.fit_progressive)
     run = Run(self, n_epoch, sizes, lr_max=lr_max, bs=bs, fit=fit, get_dls=get_dls, valid_size=valid_size, fast=fast,
               check=check, cbs=cbs, **kwargs)
-    run.fit(checkpoint, resume, wd, moms, reset_opt)
+    with warn_once(): run.fit(checkpoint, resume, wd, moms, reset_opt)

@@ -15,7 +15,7 @@ from time import perf_counter
 from fastai.vision.all import *
 from .stage import Stage, check_positive, is_list, short_size
 from .plan import Plan
-from .files import name_unreadable
+from .files import name_unreadable, warn_once
 from .data import same_random
 from .distrib import on_rank0
 from .run import Run, check_names
@@ -43,7 +43,7 @@ def fitting(self:Run,
             if not is_out_of_memory(e): raise
             error = str(e).split('\n')[0]
         _free_memory()
-        if stage.bs==1:
+        if stage.bs in (1,None):        # not known where the dataset makes the batches
             raise ValueError(f"Not even one image of {short_size(stage.size)} px fits in memory ({error}): pass smaller"
                              " `sizes`, or a smaller model")
         stage = replace(stage, bs=stage.bs//2)
@@ -52,7 +52,7 @@ def fitting(self:Run,
 def _largest_first(plan):
     "A `Stage` for each size and bs of `plan`, those that need the most memory first"
     different = {replace(s, n_epoch=1, lr=None, fit=None, freeze_epochs=None, n_acc=None) for s in plan}
-    return sorted(different, key=lambda s: s.pixels*s.bs, reverse=True)
+    return sorted(different, key=lambda s: s.pixels*(s.bs or 1), reverse=True)
 
 @patch
 def tried(self:Run,
@@ -62,7 +62,7 @@ def tried(self:Run,
     "Try `stages`. Raises `ValueError` if one does not fit in memory, unless bs='auto'"
     res = {}
     for s in stages:
-        fits,result,error = self.fitting(s, **kwargs)
+        with self.with_shapes(): fits,result,error = self.fitting(s, **kwargs)
         if error and not self.plan.auto_bs:
             raise ValueError(f"bs={s.bs} at {s.size} px does not fit in memory ({error}), bs={fits.bs} does: pass"
                              f" bs={fits.bs} for this size, or bs='auto'")
@@ -204,8 +204,9 @@ def preflight(self:Learner,
     check_names(kwargs, Learner.preflight)
     check_positive('seconds', seconds)
     _check_time(n_epoch, minutes)
-    if minutes is None: return Run(self, n_epoch, sizes, **kwargs).preflight(seconds)
     def _run(n): return Run(self, n, sizes, **kwargs)
-    many = _run(_many)
-    measured,n_sizes = many.measured(seconds),len(many.plan)
-    return _as_many(lambda n: measured(_run(n).plan), 60*minutes, n_sizes if sizes is not None else 1, n_sizes)
+    with warn_once():
+        if minutes is None: return _run(n_epoch).preflight(seconds)
+        many = _run(_many)
+        measured,n_sizes = many.measured(seconds),len(many.plan)
+        return _as_many(lambda n: measured(_run(n).plan), 60*minutes, n_sizes if sizes is not None else 1, n_sizes)

@@ -14,11 +14,12 @@ from dataclasses import replace
 from fastai.vision.all import *
 from .stage import Stage, hw
 from .plan import Plan
-from .files import check_files, image_files, name_unreadable
-from .data import call_get_dls, check_images, get_bs, image_size, probe_batch, same_random
+from .files import bars_like, check_files, image_files, name_unreadable
+from .data import call_get_dls, check_images, check_not_empty, get_bs, image_size, same_random
 from .fast import loaders      # for `DataLoaders.fast`
-from .check import SplitCheck, check_batch, check_same, model_fault, raise_model_faults, same_items
-from .trial import NotCopied, is_out_of_memory
+from .check import (SplitCheck, check_batch, check_metrics, check_same, model_fault, own_fault,
+                                     raise_model_faults, read_batch, same_items)
+from .trial import NotCopied, is_out_of_memory, with_shapes
 
 # %% ../nbs/12_run.ipynb #b8b8105f
 def _default_lr(learn, fit):
@@ -101,6 +102,7 @@ class Run:
         **kwargs
     ):
         _check_run(get_dls, valid_size, fast)
+        if get_dls is None: check_not_empty(learn.dls.train)
         self.learn,self.own,self.get_dls,self.checks = learn,learn.dls,get_dls,check
         self.fast = {} if fast is True else fast
         self.cbs = _callbacks(cbs)
@@ -118,10 +120,11 @@ class Run:
         stage:Stage, # One of the stages
     )->DataLoaders:
         "Data at the size of `stage`, with its strength of augmentation"
-        if self.get_dls: dls = call_get_dls(self.get_dls, stage.size, stage.bs)
-        else:
-            dls = self.own.at_size(stage.size, stage.bs)
-            if self.loads_fast: dls = dls.fast(**self.fast)
+        with bars_like(self.learn):
+            if self.get_dls: dls = call_get_dls(self.get_dls, stage.size, stage.bs)
+            else:
+                dls = self.own.at_size(stage.size, stage.bs)
+                if self.loads_fast: dls = dls.fast(**self.fast)
         return dls if stage.aug is None else dls.with_aug(stage.aug)
 
     def stage_dls(self,
@@ -180,17 +183,24 @@ def _check_data(run, files, made):
 def _check_model(self:Run, b, made):
     "Raise a `ValueError` if the model fails at a size, with batches of the types of `b`"
     types = [type(o) for o in b]
-    batches = [check_batch(dls, s.size, types) for s,dls in made]
+    batches = [check_batch(dls, s.size, types, self.own) for s,dls in made]
     try:
         tried = [(bs[0], model_fault(self.learn, dls, bs, **self.trial)) for (_,dls),bs in zip(made, batches)]
-        if any(e for _,e in tried): tried.append((b, model_fault(self.learn, self.own, [b,None], **self.trial)))
+        if all(e is None for _,e in tried): return
+        bs = min(get_bs(dls) or 2 for (_,dls),(_,e) in zip(made, tried) if e)
+        own = own_fault(self.learn, bs, **self.trial)
     except NotCopied as e: return warn(f"{e}: not checking whether the model takes every size")
-    if not all(e is None for _,e in tried[:len(made)]): raise_model_faults(tried)
+    raise_model_faults(tried, own)
 
 @patch(as_prop=True)
 def trial(self:Run):
     "The arguments of a trial of this run"
     return dict(cbs=self.cbs, unfreeze=any(s.fit=='fine_tune' for s in self.plan))
+
+@patch
+def with_shapes(self:Run):
+    "Context in which lazy layers have the shapes that the run will give them"
+    return with_shapes(self.learn, lambda: self.stage_dls(self.plan[0]), self.cbs)
 
 @contextmanager
 def _way_out():
@@ -208,15 +218,17 @@ def _way_out():
 @patch
 def check(self:Run):
     "Raise a `ValueError` unless data and model suit all stages; learner and random state do not change"
-    with same_random(), _way_out(), name_unreadable(self.learn):
+    with same_random(), bars_like(self.learn), _way_out(), name_unreadable(self.learn):
         files = image_files(self.own)
         check_files(files)      # before any is opened
-        b = probe_batch(self.own.train)
+        b = read_batch(self.own.train, 2, 'the images of `learn.dls.train`')
         check_images(b)
         made = [(s,self.stage_dls(s)) for s in self.plan]
         if self.valid and self.valid not in self.plan.stages: made.append((self.valid, self.dls_at(self.valid)))
         _check_data(self, files, made)
-        self._check_model(b, made)
+        with self.with_shapes():
+            self._check_model(b, made)
+            check_metrics(self.learn, **self.trial)
 
 # %% ../nbs/12_run.ipynb #cf0a34ae
 @patch

@@ -8,17 +8,20 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/trial.html.md"""
 __all__ = []
 
 # %% ../nbs/09_trial.ipynb #2df798bd
-import contextlib, errno, io
+import contextlib, errno, io, itertools
 from copy import copy, deepcopy
 from time import perf_counter
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 from fastai.vision.all import *
 from .data import copy_dl, probe_batch, same_random
 
 # %% ../nbs/09_trial.ipynb #f0aa8ead
-def _graph_free(model):
-    "Detached copies of `model`'s attributes that hold a graph, as with spectral normalization, for `deepcopy`"
+def _ready_copies(model):
+    "Copies that `deepcopy` cannot make: of attributes with a graph, as of spectral normalization, and of lazy buffers"
     attrs = (v for m in model.modules() for v in vars(m).values())
-    return {id(v): v.detach() for v in attrs if isinstance(v, Tensor) and v.grad_fn is not None}
+    graph_free = {id(v): v.detach() for v in attrs if isinstance(v, Tensor) and v.grad_fn is not None}
+    lazy = {id(v): UninitializedBuffer(device=v.device, dtype=v.dtype) for v in model.buffers() if is_lazy(v)}
+    return graph_free|lazy
 
 def _eager(model):
     "The module before `torch.compile`, so that a trial compiles nothing"
@@ -54,7 +57,7 @@ def _copy_model(model, memo):
 
 def _copy_learner(learn, dls, cbs, own):
     res,model = copy(learn),_eager(learn.model)
-    memo = {id(learn):res, id(learn.dls):dls, **_graph_free(model)}
+    memo = {id(learn):res, id(learn.dls):dls, **_ready_copies(model)}
     res.model = memo[id(learn.model)] = _copy_model(model, memo)
     for k in ('loss_func','opt_func','metrics'): setattr(res, k, _or_same(getattr(learn, k), memo))
     copies = [_copy_cb(o, memo) for o in [*learn.cbs,*L(cbs)] if _takes_part(o, own)]
@@ -87,6 +90,30 @@ def trial_learner(
             if unfreeze: res.unfreeze()
             yield res
     finally: res.__dict__.clear()     # frees model and optimizer now, not at the next garbage collection
+
+# %% ../nbs/09_trial.ipynb #7be2f9a4
+_next_part = dict(before_batch='model', after_pred='loss', before_backward='gradients', before_step='optimizer')
+
+class _Part(Callback):
+    "Keep in `trial_part` which part of a step runs next"
+    def __init__(self, order, parts, other): self.order,self.next_parts,self.other_part = order,parts,other
+    def __call__(self, event_name): self.learn.trial_part = self.next_parts.get(event_name, self.other_part)
+
+def fit_trial(
+    trial:Learner, # From `trial_learner`
+    cbs:list=None, # More callbacks
+):
+    "Train and validate `trial` without metrics; an error gets the `part` that failed, and what the loss got, if it did"
+    for cb in trial.cbs:
+        if isinstance(cb, Recorder): cb.train_metrics = cb.valid_metrics = False
+    trial.trial_part = 'optimizer'
+    parts = _Part(-math.inf, {}, 'callback'),_Part(math.inf, _next_part, 'batch')
+    try: trial.fit(1, cbs=[*L(cbs), *parts])
+    except Exception as e:
+        e.part,e.got = trial.trial_part,None
+        with contextlib.suppress(Exception):        # of a GPU that has failed
+            if e.part=='loss': e.got = to_detach((trial.pred,*trial.yb), gather=False)
+        raise
 
 # %% ../nbs/09_trial.ipynb #844a6d66
 _no_memory = re.compile("out of memory|(can't|cannot) allocate memory|bad_alloc|can't start new thread|"
@@ -133,15 +160,15 @@ def try_batches(
     "Train and validate a copy of `learn` on all batches of `dls`"
     with same_random(), contextlib.redirect_stdout(io.StringIO()):
         try:
-            with trial_learner(learn, dls, cbs, unfreeze, own=False) as trial: return trial.fit(1, cbs=timer)
+            with trial_learner(learn, dls, cbs, unfreeze, own=False) as trial: return fit_trial(trial, timer)
         except Exception as e:
             if is_out_of_memory(e) or all(map(_is_fastais, [*learn.cbs,*L(cbs)])): raise
             without = e
         with trial_learner(learn, dls, cbs, unfreeze) as trial:
-            try: trial.fit(1, cbs=timer)
+            try: fit_trial(trial, timer)
             except Exception as e:
                 if not trial.is_whole and not is_out_of_memory(e): return      # a missing callback may be the reason
-                raise without if str(e).startswith('Exception occured in') else e    # a callback that fails on its own
+                raise without if e.part=='callback' else e      # a callback that fails on its own
 
 def try_step(
     learn:Learner, # The Learner that is to train
@@ -152,6 +179,33 @@ def try_step(
     "Take one training step with a batch of `dls`. Raises `torch.OutOfMemoryError`; `learn` does not change"
     with same_random(): one = repeat_batches(dls, [_first_batch(dls.train), None])
     try_batches(learn, one, cbs, unfreeze)
+
+# %% ../nbs/09_trial.ipynb #f3925b7d
+def has_lazy(
+    model:nn.Module, # Any model
+)->bool:
+    "Does it have layers without weights yet, such as `nn.LazyLinear`?"
+    return any(map(is_lazy, itertools.chain(model.parameters(), model.buffers())))
+
+class _KeepModel(Callback):
+    model_kept = None
+    def after_pred(self): self.model_kept = self.learn.model
+
+@contextmanager
+def with_shapes(
+    learn:Learner, # The Learner that is to train
+    first_dls:callable, # Makes the data of its first stage
+    cbs:list=None, # Callbacks of the training
+):
+    "If layers of `learn` are lazy, give it in the block a copy of its model with the shapes of the first batch"
+    own,keep = learn.model,_KeepModel()
+    if not has_lazy(own): yield; return
+    with contextlib.suppress(Exception):        # what fails here fails in the trials too
+        with same_random(): dls = first_dls()
+        try_batches(learn, repeat_batches(dls, [probe_batch(dls.train),None]), cbs, timer=keep)
+    learn.model = ifnone(keep.model_kept, own)
+    try: yield
+    finally: learn.model = own
 
 # %% ../nbs/09_trial.ipynb #b24a0d10
 def _sync():

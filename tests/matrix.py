@@ -890,7 +890,7 @@ refused = dict(       # what the message of the `ValueError` says, of parts that
         'takes 48 px only': 'takes those of 48x48 px',
         'takes 40 px or more': 'takes those of 48x48 px',
         'auxiliary head for 40 px or more': 'takes those of 48x48 px',
-        'takes 64 px only': 'fails on images of 32x32, 48x48 px',
+        'takes 64 px only': 'The model fails at every size',
     },
     data={
         "torch's loaders": 'pass a function as `get_dls=`',

@@ -13,7 +13,7 @@ from io import BytesIO
 from fastai.vision.all import *
 from ..stage import check_bool, check_count
 from filelock import FileLock
-from ..files import check_regular, file_fault, is_of_process, raise_faults, reason, whole_file
+from ..files import check_regular, file_fault, has_bars, is_of_process, raise_faults, reason, whole_file
 from .pixels import Pixels, disk_errors, disk_faults, source_key
 
 # %% ../../nbs/05_copies.ipynb #6fb9c4cc
@@ -102,7 +102,7 @@ def presize_images(
         if decoded: copy_it = Pixels(cache, size).reserve(files).fill
         else: copy_it = partial(_presize_image, size=size, cache=cache)
         faults = parallel(_fault, files, copy_it=copy_it, threadpool=True, n_workers=ifnone(n_workers, defaults.cpus),
-                          progress=progress)
+                          progress=progress and has_bars())
     raise_faults({str(f): o for f,o in zip(files, faults) if o})
     return cache
 
