@@ -163,7 +163,10 @@ def final_dls(self:Run,
 class RunCallback(Callback):
     "A callback of one run: nothing happens in what is nested in it, and an export has a plain `Callback` instead"
     depth = 0
-    def __call__(self, event_name):
+    def __call__(self,
+        event_name:str, # An event of `fit`
+    ):
+        "Call the event, unless it is of a `validate`, `get_preds` or `fit` inside the run"
         if event_name=='before_fit': self.depth += 1
         if self.depth==1: super().__call__(event_name)
         if event_name=='after_fit': self.depth -= 1

@@ -36,7 +36,7 @@ def _or_same(o, memo):
 _apart = re.compile(r'fastai\.(callback\.(progress|tracker|tensorboard|wandb|comet|azureml|captum)|distributed)$')
 _ends = ('after_train','after_validate','after_epoch','after_fit')
 
-def _is_fastais(cb): return type(cb).__module__.startswith('fastai.')
+def _is_fastais(cb): return type(cb).__module__.startswith('fastai.') and type(cb) is not Callback   # made of functions
 
 def _takes_part(cb, own):
     return not any(_apart.match(o.__module__) for o in type(cb).__mro__) and (own or _is_fastais(cb))
