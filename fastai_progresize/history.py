@@ -14,7 +14,8 @@ from fastai.vision.all import *
 from .stage import Stage, check_count, check_figure, check_table, hw
 from .plan import Plan
 from .phase import draw_stages
-from .data import get_bs, image_size, same_random
+from .files import bars_like, has_bars
+from .data import get_bs, image_size, probe_batch, same_random
 from .run import Run, RunCallback
 from .trial import trial_learner
 
@@ -193,7 +194,8 @@ def show_runs(
 # %% ../nbs/13_history.ipynb #92005a66
 def _recalibrate(learn, dl, n_batch):
     "Estimate BatchNorm's statistics from `n_batch` batches of `dl`"
-    if dl.n_inp>1: raise ValueError(f"recalibrate=True is for models with one input, not {dl.n_inp}: omit it")
+    n = dl.n_inp if dl.n_inp>1 else len(listify(probe_batch(dl)[0]))
+    if n>1: raise ValueError(f"recalibrate=True is for models with one input, not {n}: omit it")
     device = next(learn.model.parameters()).device
     torch.optim.swa_utils.update_bn(itertools.islice(dl, n_batch), learn.model, device)
 
@@ -228,8 +230,8 @@ def validate_sizes(self:Learner,
     run = Run(self, [Stage(o, 1) for o in L(sizes)], bs=bs, get_dls=get_dls, fast=fast)
     run.check()
     names = ['valid_loss', *L(self.metrics).attrgot('name')]
-    with same_random(), trial_learner(self, self.dls) as trial:
-        for s in progress_bar(run.plan.stages, leave=False):
+    with same_random(), bars_like(self), trial_learner(self, self.dls) as trial:
+        for s in progress_bar(run.plan.stages, leave=False, display=has_bars()):
             dls = run.dls_at(s)
             if recalibrate: _recalibrate(trial, dls.train, n_batch)
             rows[s.size] = dict(zip(names, trial.validate(dl=dls.valid)))

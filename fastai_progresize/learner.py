@@ -162,7 +162,8 @@ def _restored(learn, cbs=None, recorder=None):
     try: yield
     except BaseException:
         for k,v in own.items(): setattr(learn, k, v)
-        for p,o in params: p.requires_grad_(o)
+        for p,o in params:
+            if p.requires_grad!=o: p.requires_grad_(o)      # lazy ones do not take it
         for cb,o in alphas: cb.distrib = o
         if opt and recorder and not recorder.has_trained: _untrained_opt(learn, opt, hypers)
         _put_back_opt(learn, frozen_idx)

@@ -148,7 +148,7 @@ class Plan:
         if self.single and not is_list(lr_max): self.lr,lr_max = lr_max,None
         _check_values(bs, ifnone(lr_max, self.lr), freeze_epochs)
         self.freeze_epochs,self.is_frozen = freeze_epochs,None     # the latter only if it has decided on `fit`
-        self.stages = self._with_fits(_with_aug(_make_stages(n_epoch, sizes, size, bs, lr_max), aug))
+        self.stages = self._with_fits(_with_aug(_make_stages(n_epoch, sizes, size, bs, lr_max), args['aug']))
         is_open = not self.stages or self.fit is None or (self.is_total and self.fit=='fine_tune')
         self.open_args = args if is_open else None      # the stages depend on what is still open
         self._check_used()

@@ -227,3 +227,34 @@ def test_export_without_the_package(path, tmp_path):
     probs = eval(in_python(code, tmp_path, tmp_path/'e.pkl', image, path).splitlines()[-1])
     with learn.no_bar(): want = learn.predict(image)[2]
     assert np.allclose(probs, want, atol=1e-5)
+
+def test_no_bar_of_validate_sizes(path, capsys):
+    learn = small_learner(plain_dls(path))
+    for own in (False,True):
+        if own: learn.validate_sizes((24,48), show_plot=False)
+        else:
+            with learn.no_bar(): learn.validate_sizes((24,48), show_plot=False)
+        assert ('|' in capsys.readouterr().out)==own
+
+class PairOf(Transform):
+    order = 1000
+    def encodes(self, x:TensorImage): return (x,x)
+
+class FirstOf(nn.Module):
+    def __init__(self, m):
+        super().__init__()
+        self.m = m
+    def forward(self, x): return self.m(x[0])
+
+def test_recalibrate_one_input(path):
+    "An input of two images is refused by name, as two inputs are"
+    learn = small_learner(plain_dls(path))
+    learn.dls.train.after_batch.add(PairOf())
+    learn.dls.valid.after_batch.add(PairOf())
+    learn.model = FirstOf(learn.model)
+    with pytest.raises(ValueError, match='recalibrate=True is for models with one input, not 2'):
+        learn.validate_sizes((24,48), show_plot=False, recalibrate=True)
+
+@pytest.mark.parametrize('aug', (np.array([.5,1.]), tensor([.5,1.]), pd.Series([.5,1.]), [.5,1.], L(.5,1.)), ids=str)
+def test_aug_as_an_array(aug):
+    assert [s.aug for s in Plan(4, (24,32,48), aug=aug)]==[.5,.75,1.]
