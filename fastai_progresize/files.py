@@ -171,35 +171,6 @@ def check_files(
     "Raise a `ValueError` that names those of `files` that cannot be read"
     raise_faults(find_faults(files, whole))
 
-# %% ../nbs/03_files.ipynb #d4b1a7e1
-class _Row(pd.Series):
-    "Row `i` of `df`, which becomes a whole `Series` when more is asked for than one of `cells`, by their `names`"
-    _df,_names = None,{}
-    def __init__(self, df, i, names, cells): self.__dict__.update(_df=df, _i=i, _names=names, _cells=cells)
-
-    def __getitem__(self, k):
-        return self._cells[self._names[k]] if type(k) is str and k in self._names else super().__getitem__(k)
-
-    def __getattr__(self, k):
-        if k in self._names: return self._cells[self._names[k]]
-        if self._df is not None and '_mgr' not in vars(self):
-            self.__dict__.update(vars(self._df.iloc[self._i]), _names={})
-        return vars(self)[k] if k in vars(self) else super().__getattr__(k)
-
-def _rows(df):
-    "The rows of `df`, as `df.iloc` gets them"
-    names,n = {k: i for i,k in enumerate(df.columns) if type(k) is str} if df.columns.is_unique else {},1000
-    for start in range(0, len(df), n):
-        for i,cells in enumerate(df.iloc[start:start+n].to_numpy(), start): yield _Row(df, i, names, cells)
-
-def _read_column(df, t):
-    "What `t` reads from each row of `df`, if it is a `ColReader` of one column"
-    if type(t) is not ColReader or len(t.cols)!=1 or not is_untouched(t): return
-    c = t.cols[0]
-    column = df.iloc[:,c] if isinstance(c, int) else df[c]
-    if not isinstance(column, pd.Series) or not len(df): return
-    return [t._do_one({c:o}, c) for o in column.astype(df.iloc[0].dtype)]      # numbers as in a row
-
 # %% ../nbs/03_files.ipynb #c1d0a4b3
 def is_from(
     f:callable, # A function or method
@@ -232,6 +203,35 @@ def is_untouched(
 )->bool:
     "Is `t` fastai's or this package's, with all their own functions?"
     return not {'encodes','decodes','before_call'} & vars(t).keys() and all(map(_is_own, _functions(type(t))))
+
+# %% ../nbs/03_files.ipynb #d4b1a7e1
+class _Row(pd.Series):
+    "Row `i` of `df`, which becomes a whole `Series` when more is asked for than one of `cells`, by their `names`"
+    _df,_names = None,{}
+    def __init__(self, df, i, names, cells): self.__dict__.update(_df=df, _i=i, _names=names, _cells=cells)
+
+    def __getitem__(self, k):
+        return self._cells[self._names[k]] if type(k) is str and k in self._names else super().__getitem__(k)
+
+    def __getattr__(self, k):
+        if k in self._names: return self._cells[self._names[k]]
+        if self._df is not None and '_mgr' not in vars(self):
+            self.__dict__.update(vars(self._df.iloc[self._i]), _names={})
+        return vars(self)[k] if k in vars(self) else super().__getattr__(k)
+
+def _rows(df):
+    "The rows of `df`, as `df.iloc` gets them"
+    names,n = {k: i for i,k in enumerate(df.columns) if type(k) is str} if df.columns.is_unique else {},1000
+    for start in range(0, len(df), n):
+        for i,cells in enumerate(df.iloc[start:start+n].to_numpy(), start): yield _Row(df, i, names, cells)
+
+def _read_column(df, t):
+    "What `t` reads from each row of `df`, if it is a `ColReader` of one column"
+    if type(t) is not ColReader or len(t.cols)!=1 or not is_untouched(t): return
+    c = t.cols[0]
+    column = df.iloc[:,c] if isinstance(c, int) else df[c]
+    if not isinstance(column, pd.Series) or not len(df): return
+    return [t._do_one({c:o}, c) for o in column.astype(df.iloc[0].dtype)]      # numbers as in a row
 
 # %% ../nbs/03_files.ipynb #eee1b8a3
 def wrapped(
