@@ -101,7 +101,7 @@ def _sizes(s):
                     "sizes in px, such as 128,224, or height x width, such as 96x192,160x320")
 
 def _epochs(s):
-    "The total number of epochs, or a list with one number per size, from '10' or '4,5'"
+    "A number of epochs, or a list with one per size, from '10' or '4,5'"
     res = _numbers('--epochs', s, r'[1-9]\d*', "whole numbers of at least 1, such as 10, or 4,5 for two sizes")
     return res[0] if res and len(res)==1 else res
 
@@ -135,7 +135,7 @@ _fits = ['flat_cos','single_cycle','fine_tune','fit_one_cycle']
 def progresize_fit(
     path:Path, # Folder of images: with train and val (or valid) in it, or just one folder per class
     sizes:str=None, # Sizes in px, such as 128,224 or 96x192,160x320 (height x width); default: three, ending at 224
-    epochs:str='10', # Total number of epochs, or one number per size, such as 4,5
+    epochs:str='10', # Epochs of the whole model, or one number per size, such as 4,5
     arch:str='xresnet50', # Name of one of fastai's xresnets, or of a model of torchvision or timm
     pretrained:store_true=False, # Start from torchvision's weights
     bs:int=None, # Batch size, images; default: 64, or less for fewer than 256 training images
