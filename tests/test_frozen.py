@@ -129,7 +129,7 @@ def test_a_second_call_says_so(path):
     (dict(opt_func=partial(Adam, lr=5e-3)), {}, [5e-3,5e-3/3]),
     ({}, dict(lr_max=4e-3), [4e-3,4e-3]),
     ({}, dict(lr_max=(4e-3,2e-3), fit='fine_tune'), [4e-3,2e-3]),
-], ids=str)
+])
 def test_base_lr(path, kw, given, lrs):
     "As the loop by hand with these lrs"
     def _learner():
