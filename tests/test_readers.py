@@ -343,7 +343,8 @@ def all_loaders(path, tmp):
                                          batch_tfms=aug_transforms(size=32, min_scale=.5))
     return dict(at_size=plain.at_size(16), aug=plain.with_aug(.5), fast=plain.fast(),
                 fast_aug=plain.with_aug(.5).fast(), cache=plain.fast(cache=tmp), get_dls=get_dls(32, 8, **kw),
-                decoded=plain.fast(cache=tmp, decoded=True), get_dls_cache=get_dls(32, 8, cache=tmp, **kw), verified=get_dls(32, 8, verify='skip', **kw),
+                decoded=plain.fast(cache=tmp, decoded=True), get_dls_cache=get_dls(32, 8, cache=tmp, **kw),
+                verified=get_dls(32, 8, verify='skip', **kw),
                 get_dls_decoded=get_dls(32, 8, cache=tmp, decoded=True, **kw))
 
 def test_loaders_are_pickled(path, tmp_path):
