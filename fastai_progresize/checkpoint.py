@@ -184,7 +184,7 @@ def load_checkpoint(
     has_ended = state['stopped'] or state['epoch']==state['n_epoch']
     if resume:
         check_plan(state['plan'], plan, file, has_ended)
-        if has_ended: print(f"The run in {file} has ended: nothing is left to train, its final state is restored")
+        if has_ended: print(printable(f"The run in {file} has ended: nothing is left to train; it is restored"))
     elif 0<state['epoch']<state['n_epoch'] and not state['stopped']:
         raise ValueError(f"{file} holds the first {state['epoch']} of {state['n_epoch']} epochs of a run that has not"
                          " ended: pass resume=True to continue it, or remove it to start again")

@@ -84,6 +84,7 @@ def as_flags(
 @contextmanager
 def _one_line(f, name):
     "Turn an error of the command `f` into one line on stderr and exit code 1"
+    if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='backslashreplace')    # odd names of files
     try: yield
     except KeyboardInterrupt: sys.exit(f"\n{name}: interrupted")
     except Exception as e: sys.exit(f"\n{name}: {as_flags(' '.join(str(e).split()), f) or type(e).__name__}")

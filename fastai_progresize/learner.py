@@ -15,7 +15,7 @@ from fastai.callback.training import GradientAccumulation
 from fastcore.imports import IN_NOTEBOOK
 from .stage import is_number
 from .plan import Plan
-from .files import name_unreadable, warn_once
+from .files import name_unreadable, printable, warn_once
 from .data import same_random
 from .check import SplitCheck, check_stage
 from .distrib import broadcast_on_cpu, on_rank0, one_logs, wrap_again
@@ -176,7 +176,7 @@ def _restored(learn, cbs=None, recorder=None):
 
 # %% ../nbs/17_learner.ipynb #8054072e
 def _show(o):
-    if not IN_NOTEBOOK: return print(o)
+    if not IN_NOTEBOOK: return print(printable(str(o)))
     from IPython.display import display
     display(o)
 
@@ -243,7 +243,8 @@ def fit(self:Run,
         try: learn.fit(self.plan.n_epoch, wd=wd, cbs=cbs + L(saver), reset_opt=reset_opt)
         except KeyboardInterrupt:
             if saver and saver.file.exists():
-                print(f"Interrupted in epoch {learn.epoch}: the same call with resume=True continues from {saver.file}")
+                print(printable(f"Interrupted in epoch {learn.epoch}: the same call with resume=True continues from"
+                                f" {saver.file}"))
             raise
     at_end = resize.index==len(self.plan)-1      # not if it stopped early
     learn.dls = self.final_dls(resize.current if at_end else None)

@@ -90,9 +90,17 @@ from fastai_progresize.all import *
 d,m = map(Path, sys.argv[1:])
 dls = get_dls(32, 8, d, num_workers=0, cache=m, decoded=True)
 learn = Learner(dls, nn.Sequential(nn.Conv2d(3, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), path=m)
-learn.fit_progressive(1, sizes=(32,), checkpoint='c', resume=True)"""
+learn.fit_progressive(1, sizes=(32,), fast=dict(cache=m), checkpoint='c', resume=True)
+learn.fit_progressive(1, sizes=(32,), fast=dict(cache=m), checkpoint='c', resume=True)"""
     said = in_python(code, tmp_path, odd, tmp_path/os.fsdecode(b'm\xe9'))
-    assert r'm\udce9/decoded' in said and r'There is no checkpoint in ' in said
+    assert r'm\udce9/decoded' in said and r'There is no checkpoint in ' in said and 'has ended' in said
+
+def test_odd_folder_of_a_command(odd, tmp_path):
+    args = '--sizes','32','--epochs','1','--bs','8','--num-workers','0','--out',os.fsdecode(b'o\xe9')
+    r = subprocess.run([bin_dir/'progresize-fit', odd, *args], cwd=tmp_path, capture_output=True,
+                       env={**os.environ, 'PYTHONWARNINGS':'ignore', 'PYTHONIOENCODING':'utf-8'})
+    assert r.returncode==0, r.stderr[-2000:]
+    assert rb'learner.pkl are in o\udce9' in r.stdout and os.path.exists(tmp_path/os.fsdecode(b'o\xe9')/'learner.pkl')
 
 # tables
 
