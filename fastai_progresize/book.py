@@ -53,9 +53,7 @@ class Experiment:
         return Plan(self.stages, lr_max=self.lr_max, fit=self.fit).filled(frozen=False)
 
 # %% ../nbs/19_book.ipynb #454079a8
-def imagenette(
-    url:str=URLs.IMAGENETTE, # One of fastai's three: `URLs.IMAGENETTE`, `URLs.IMAGENETTE_160`, `URLs.IMAGENETTE_320`
-)->Path: # Folder with `train` and `val`
+def imagenette(url=URLs.IMAGENETTE):
     "Imagenette, downloaded on first use. Raises `ValueError` if it cannot be downloaded or is incomplete"
     name,instead = Path(url).name,"pass the folder of a copy as `path`, or train on the letters of `glyphs()`"
     try: path = untar_data(url)
@@ -137,32 +135,20 @@ def learner(self:Experiment,
     return learn.to_fp16() if self.fp16 and torch.cuda.is_available() else learn
 
 # %% ../nbs/19_book.ipynb #f7e97353
-def small_cnn(
-    block:callable, # Function of the channels in and out that returns a layer of stride 2
-    n_out:int, # Number of classes
-)->nn.Module:
+def small_cnn(block, n_out):
     "Five blocks of stride 2, average pooling, a linear layer (fastbook, chapter 14)"
     widths = [3,16,32,64,128,256]
     return nn.Sequential(*map(block, widths, widths[1:]), nn.AdaptiveAvgPool2d(1), Flatten(), nn.Linear(256, n_out))
 
-def conv_block(
-    ni:int, # Channels in
-    nf:int, # Channels out
-)->nn.Module:
+def conv_block(ni, nf):
     "A convolution of stride 2"
     return ConvLayer(ni, nf, stride=2)
 
-def res_block(
-    ni:int, # Channels in
-    nf:int, # Channels out
-)->nn.Module:
+def res_block(ni, nf):
     "A residual block of stride 2"
     return ResBlock(1, ni, nf, stride=2)
 
-def two_res_blocks(
-    ni:int, # Channels in
-    nf:int, # Channels out
-)->nn.Module:
+def two_res_blocks(ni, nf):
     "A residual block of stride 2, and one of stride 1"
     return nn.Sequential(res_block(ni, nf), ResBlock(1, nf, nf))
 

@@ -89,10 +89,7 @@ def _files(tl):
     is_files = isinstance(samples, list) and all(isinstance(o, tuple) and isinstance(o[0], str) for o in samples)
     return [o[0] for o in samples] if is_files else None
 
-def item_keys(
-    dls:DataLoaders, # Any `DataLoaders`
-    ds_idx:int=0, # 0: training set, 1: validation set
-)->list: # In the order of the items
+def item_keys(dls, ds_idx=0):
     "A key for each item of a dataset, which tells it apart from others"
     tl,root = _first_input(dls, ds_idx),str(getattr(dls, 'path', '.'))
     if not isinstance(tl, TfmdLists): return {}.keys()     # another kind of dataset
@@ -113,10 +110,7 @@ def _items(dl):
     ds = getattr(dl, 'dataset', None)
     return getattr(ds.tls[0] if isinstance(ds, Datasets) else ds, 'items', None)
 
-def same_items(
-    dls:DataLoaders, # Data of a stage
-    other:DataLoaders, # Data of another, or of the learner
-)->bool:
+def same_items(dls, other):
     "Do both share their lists of items, as after `at_size`?"
     a,b = (list(map(_items, o.loaders[:2])) for o in (dls,other))
     return len(a)==len(b) and all(x is y and x is not None for x,y in zip(a, b))
@@ -147,11 +141,7 @@ def _item_names(tl, files):
 
 class Sample:
     "The images of a dataset to compare: in order of the hashes of their names, as many as time allows"
-    def __init__(self,
-        tl:TfmdLists, # The first input of a dataset, or a torch dataset
-        files:list, # Its files; None if not known
-        size:int|tuple, # Size of its stage, px
-    ):
+    def __init__(self, tl, files, size):
         store_attr()
         names,self.has_names = _item_names(tl, files)
         hashes = np.array([zlib.crc32(to_bytes(str(o))) for o in names], dtype=np.int64)
@@ -166,9 +156,7 @@ class Sample:
         if isinstance(o, (tuple,list)): o = o if isinstance(self.tl, TfmdLists) else o[0]     # its label comes after it
         return _small_grey(np.concatenate([_small_grey(p) for p in o], 1) if isinstance(o, (tuple,list)) else o)
 
-    def look(self,
-        k:int, # Number in the sample
-    )->ndarray: # None if there is no image, no contrast or no time
+    def look(self, k):
         "The standardized pixels of image `k` of the sample"
         if k in self.seen: return self.seen[k]
         if self.seconds>_most_seconds: return
@@ -178,9 +166,7 @@ class Sample:
         self.seconds += time.thread_time()-began
         return self.seen[k]
 
-    def name(self,
-        k:int, # Number in the sample
-    )->str:
+    def name(self, k):
         "The name of image `k` of the sample in error messages"
         i = self.index[k]
         return f'{self.files[i]} at {self.size} px' if self.files is not None else f'item {i} at {self.size} px'
@@ -208,10 +194,7 @@ def _closest(dist):
     _,*second = np.sort(dist, 1)[:,:2].T
     return dist.argmin(1),second[0] if second else np.full(len(dist), np.inf)
 
-def same_looks(
-    valid:Sample, # Sample of a validation set
-    train:Sample, # Sample of a training set
-)->list: # Pairs of numbers in the two samples
+def same_looks(valid, train):
     "Images of two samples that look the same, with no third one close"
     (vs,a),(ts,b) = (_looked_at(*o) for o in zip((valid,train), _worth_it(valid, train)))
     if not vs or not ts: return []
@@ -243,10 +226,7 @@ class Looks:
         chance[[k for k,o in valid.seen.items() if o is None]] = 0.
         for v,t in same: self.same.setdefault((id(valid),v), (valid.name(v),train.name(t)))
 
-    def add(self,
-        train:Sample, # Sample of a stage's training set
-        valid:Sample, # Sample of its validation set
-    ):
+    def add(self, train, valid):
         "Raise a `ValueError` if many validation images look like training images, of this stage or another"
         with same_random():
             for o in self.valid: self._compare(o, train)
@@ -266,10 +246,7 @@ class SplitCheck:
     "Checks the split of each stage, in the order of training"
     def __init__(self): self.trained,self.valid,self.last,self.looks = {},{},None,Looks()
 
-    def __call__(self,
-        dls:DataLoaders, # Data of the next stage
-        size:int|tuple, # Its size, px
-    ):
+    def __call__(self, dls, size):
         "Raise a `ValueError` if an image is in both the training set of one stage and the validation set of any"
         if self.last and same_items(dls, self.last): return
         self.last = dls
@@ -311,11 +288,7 @@ def _check_norm(dl, own, what):
         raise ValueError(f"Normalize in {what} has different statistics than in `learn.dls`: pass the same to both")
 
 # %% ../nbs/10_check.ipynb #5fe799f7
-def check_same(
-    dls:DataLoaders, # Data of a stage
-    size:int|tuple, # Its size, px
-    own:DataLoaders, # The learner's own data
-):
+def check_same(dls, size, own):
     "Raise a `ValueError` unless `dls` and `own` have the same vocab, number of inputs and `Normalize`"
     if _vocab(dls)!=_vocab(own):
         raise ValueError(f"The vocab at {size} px is {_vocab(dls)}, that of `learn.dls` is {_vocab(own)}: pass"
@@ -352,11 +325,7 @@ def _check_size(shape, size):
     raise ValueError(f"The images at {size} px are {shape[0]}x{shape[1]} px: if you pass `get_dls`, let it use its"
                      " `size`; if not, transforms other than fastai's resize them, so pass `get_dls`")
 
-def check_stage(
-    dls:DataLoaders, # Data of the stage that starts
-    size:int|tuple, # Its size, px
-    own:DataLoaders, # The learner's own data
-):
+def check_stage(dls, size, own):
     "Check what needs no batch, as `get_dls` may have returned other data before. Raises `ValueError`"
     check_same(dls, size, own)
     _check_count(dls, size)
@@ -384,12 +353,7 @@ def _failed_tfm(e):
     tfm = first(o for o in reversed(selves) if isinstance(o, Transform))
     return tfm and (tfm.name if type(tfm) is Transform else type(tfm).__name__)
 
-def read_batch(
-    dl:TfmdDL, # Any loader
-    n:int, # Number of images
-    what:str, # What it loads
-    own:TfmdDL=None, # The learner's own loader, which tells whether the size is to blame
-)->tuple:
+def read_batch(dl, n, what, own=None):
     "A batch of up to `n` images. Raises a `ValueError` that names the transform that fails, if one does"
     try: return probe_batch(dl, n)
     except Exception as e:
@@ -400,13 +364,7 @@ def read_batch(
         read_batch(own, n, f"{what} and on those of `learn.dls`")
         raise ValueError(f"{error}, not on those of `learn.dls`: pass `sizes` that it can take") from e
 
-def check_batch(
-    dls:DataLoaders, # Data of a stage
-    size:int|tuple, # Its size, px
-    types:list, # Types of a batch of `learn.dls`
-    own:DataLoaders=None, # The learner's own data
-    n:int=2, # Largest number of images in a batch
-)->list: # A small batch per loader; None for an empty one
+def check_batch(dls, size, types, own=None, n=2):
     "Raise a `ValueError` if a stage has no batches, or batches of the wrong size or types"
     _check_count(dls, size)
     res,mine = [],own.loaders if own else []
@@ -458,12 +416,7 @@ def _fault(learn, dls, batches, **kwargs):
     except NotCopied: raise
     except Exception as e: return None if is_out_of_memory(e) else e    # memory is tested elsewhere
 
-def model_fault(
-    learn:Learner, # The Learner that is to train
-    dls:DataLoaders, # Data of a stage
-    batches:list, # From `check_batch`
-    **kwargs # Of `try_batches`: `cbs`, `unfreeze`
-)->Exception: # None if it works
+def model_fault(learn, dls, batches, **kwargs):
     "The exception that a training step on a copy of `learn` raises, with `batches` and with whole ones"
     e = _fault(learn, dls, batches, **kwargs)
     if e is None or find_bs(batches[0])==1: return e
@@ -472,21 +425,14 @@ def model_fault(
 
 def _side(b): return 'x'.join(map(str, first_images(b).shape[-2:]))
 
-def own_fault(
-    learn:Learner, # The Learner that is to train
-    bs:int, # Size of whole batches, images
-    **kwargs # Of `try_batches`: `cbs`, `unfreeze`
-)->tuple: # A small batch, and the exception or None
+def own_fault(learn, bs, **kwargs):
     "As `model_fault`, with the learner's own data, and at least two images"
     dls = copy(learn.dls)
     dls.loaders = [copy_dl(o, bs=max(2, bs)) if isinstance(o, TfmdDL) else o for o in dls.loaders]
     batches = [None if is_empty(dl) else probe_batch(dl) for dl in dls.loaders[:2]]
     return batches[0],model_fault(learn, dls, batches, **kwargs)
 
-def raise_model_faults(
-    tried:list, # (batch, the exception that the model raises with it or None) per size
-    own:tuple=None, # The same with the learner's own data
-):
+def raise_model_faults(tried, own=None):
     "Raise a `ValueError` if the model fails at some size; it blames the size only where another one works"
     bad = [(_side(b),e) for b,e in tried if e is not None]
     if not bad: return
@@ -522,10 +468,7 @@ class MetricTrial(Callback):
                 self.fault = f"{name} fails{_on(self.pred, *self.yb)} ({type(e).__name__}: {e})"
                 raise
 
-def check_metrics(
-    learn:Learner, # The Learner that is to train
-    **kwargs # Of `try_batches`: `cbs`, `unfreeze`
-):
+def check_metrics(learn, **kwargs):
     "Raise a `ValueError` if a metric cannot take a whole validation batch; computing its `value` may need more"
     dls,tries = learn.dls,MetricTrial()
     if not learn.metrics or not any(isinstance(o, Recorder) and o.valid_metrics for o in learn.cbs): return

@@ -68,10 +68,7 @@ def read_checkpoint(
     return res
 
 # %% ../nbs/16_checkpoint.ipynb #bcd7e88d
-def checkpoint_file(
-    learn:Learner, # Any Learner
-    name:str|Path, # Name of the checkpoint, or a path
-)->Path:
+def checkpoint_file(learn, name):
     "The file of the checkpoint `name`, in the folder that `learn.save` uses"
     return learn.path/learn.model_dir/f'{name}.ckpt'
 
@@ -102,9 +99,7 @@ def _locked(file):
     return lock
 
 @contextmanager
-def only_run(
-    file:Path, # A checkpoint
-):
+def only_run(file):
     "Keep other runs from saving to `file` in the block. Raises `ValueError` if one does, or if it is not writable"
     locks = []
     on_rank0(lambda: locks.append(_locked(file)))
@@ -170,11 +165,7 @@ def _to_here(storage, location):
     if location=='cpu': return storage
     return torch.serialization.default_restore_location(storage, str(default_device()))
 
-def load_checkpoint(
-    file:Path, # From `checkpoint_file`
-    plan:dict, # From `run_plan`
-    resume:bool, # Continue from it?
-)->dict: # From `run_state`; None: start from the beginning
+def load_checkpoint(file, plan, resume):
     "The state to continue from. Raises `ValueError` for another run, or for an unfinished one without `resume`"
     if not file.exists() and _file_before(file).exists(): file = _file_before(file)    # killed between the two renames
     if not file.exists():
@@ -191,11 +182,7 @@ def load_checkpoint(
     return state if resume else None
 
 # %% ../nbs/16_checkpoint.ipynb #5babcdfe
-def mend_best(
-    learn:Learner, # In training
-    mend:callable, # Called with each `SaveModelCallback` whose file is missing
-    what:str, # What happens instead, for the warning
-):
+def mend_best(learn, mend, what):
     "Warn about best models whose files are missing, and call `mend`"
     for cb in learn.cbs:
         if not isinstance(cb, SaveModelCallback) or cb.every_epoch or cb.at_end: continue
@@ -244,11 +231,7 @@ class _FitFrom:
             learn._with_events(learn._do_epoch, 'epoch', CancelEpochException)
 
 @contextmanager
-def resumed(
-    learn:Learner, # The Learner that is to train
-    saver:Checkpoint, # Its `Checkpoint`, with a state to continue from or without; None: no checkpoint
-    resize:Callback, # The `ProgressiveResize` of its run
-):
+def resumed(learn, saver, resize):
     "Let the next fit of `learn` save its beginning, or continue from the state of `saver` if there is one"
     if not saver: yield; return
     if not all(hasattr(Learner, o) for o in ('_do_fit','_do_epoch','_with_events')):
@@ -298,12 +281,7 @@ def _describe(plan, s):
 
 @patch
 @contextmanager
-def checkpointing(self:Run,
-    name:str|Path, # Name of the checkpoint, or a path; None: no checkpoint
-    resume:bool, # Continue from it?
-    cbs:list, # Callbacks of the run
-    **settings # What else makes it the same run
-)->Checkpoint:
+def checkpointing(self:Run, name, resume, cbs, **settings):
     "The callback that saves the run, with the state to continue from"
     if not name: yield; return
     if has_lazy(self.learn.model):

@@ -131,9 +131,7 @@ def fit_folder(
     return learn,res
 
 # %% ../nbs/20_cli.ipynb #5d932c0b
-def demo_learner(
-    dls:DataLoaders, # Data to classify
-)->Learner:
+def demo_learner(dls):
     "A small ResNet, whose time scales with the pixels"
     return Learner(dls, small_resnet(dls.c), loss_func=CrossEntropyLossFlat(), metrics=accuracy, lr=4e-3)
 
@@ -161,9 +159,7 @@ def run_demo(
     return res
 
 # %% ../nbs/20_cli.ipynb #3742b17d
-def show_book(
-    runs:pd.DataFrame=None, # Rows of `run_experiment`; None: list the book's figures only
-)->str:
+def show_book(runs=None):
     "Our results next to the book's, one experiment per line"
     show = {o: '{:.1%}'.format for o in ('accuracy','book')} | {'epochs': '{:.0f}'.format, 'std': '{:.3f}'.format}
     if runs is not None: return book_table(runs).to_string(index_names=False, na_rep='', formatters=show)
@@ -173,15 +169,7 @@ def show_book(
     return df.to_string(index=False, justify='left', na_rep='', formatters=show)
 
 # %% ../nbs/20_cli.ipynb #c93e6a44
-def run_book(
-    names:list, # Names of experiments
-    out:Path, # Folder for the results
-    samples:bool=False, # Train on drawn letters, at a quarter of the sizes unless `scale` is given?
-    seeds:int=1, # Number of runs, seeded 0, 1, ...
-    fast:bool=False, # Load with this package's `get_dls`?
-    num_workers:int=None, # Processes that load images
-    **settings # Other arguments of `run_experiment`
-):
+def run_book(names, out, samples=False, seeds=1, fast=False, num_workers=None, **settings):
     "Run experiments and print our results next to the book's"
     unknown = ', '.join(sorted(set(names)-set(experiments)))
     if unknown: raise ValueError(f"There is no experiment {unknown}: choose from {', '.join(experiments)}")

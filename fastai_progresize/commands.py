@@ -16,10 +16,7 @@ from typing import Annotated
 from fastcore.script import anno_parser, store_true
 
 # %% ../nbs/21_commands.ipynb #a9f5e739
-def make_parser(
-    f:callable, # The function of a command
-    examples:str, # Lines to show at the end of its help
-)->object: # An `ArgumentParser`
+def make_parser(f, examples):
     "fastcore's parser for `f`, with `examples`, `--version` and one-line errors"
     p = anno_parser(f, prog=f.__name__.replace('_', '-'))
     class Formatter(p.formatter_class, RawDescriptionHelpFormatter): pass
@@ -28,9 +25,7 @@ def make_parser(
     p.error = lambda message: p.exit(2, f"{p.prog}: {message} (see {p.prog} --help)\n")
     return p
 
-def command(
-    examples:str, # Lines to show at the end of the help
-)->callable: # A decorator
+def command(examples):
     "Give a function a `main`, which calls it with command line flags"
     def _command(f):
         def _main():
@@ -63,10 +58,7 @@ def _flags(f):
     own = {k: k if v.default is v.empty else f"--{k.replace('_', '-')}" for k,v in params}
     return own | {k: own[o] for k,o in _also.items() if o in own}
 
-def as_flags(
-    text:str, # An error message
-    f:callable, # The function of a command
-)->str:
+def as_flags(text, f):
     "`text` with flags of `f` instead of arguments"
     flags = _flags(f)
     names = '|'.join(map(re.escape, sorted(flags, key=len, reverse=True)))

@@ -25,9 +25,7 @@ def _tfm_size(t):
 
 def _tfms(dl): return [o for k in ('after_item','after_batch') for o in getattr(getattr(dl, k, None), 'fs', [])]
 
-def tfms_size(
-    dl:TfmdDL, # Any fastai `DataLoader` with transforms
-)->tuple|int: # (height, width); the longer side, if no more is known; or None; px
+def tfms_size(dl):
     "The size that the transforms of `dl` resize to"
     size = None
     for new in map(_tfm_size, _tfms(dl)):
@@ -36,11 +34,7 @@ def tfms_size(
     return size
 
 # %% ../nbs/04_data.ipynb #adf6ef00
-def copy_dl(
-    dl:TfmdDL, # Any fastai `DataLoader` with transforms
-    num_workers:int=None, # Processes that load items; None: the same as `dl`
-    **kwargs # Attributes of `dl` to change: `bs`, `shuffle`, `drop_last`, `after_item`, `after_batch`...
-)->TfmdDL:
+def copy_dl(dl, num_workers=None, **kwargs):
     "A copy of `dl` with some attributes changed; `dl` itself does not change"
     res = copy(dl)
     for k,v in vars(dl).items():
@@ -58,9 +52,7 @@ def copy_dl(
     return res
 
 # %% ../nbs/04_data.ipynb #6d4d185c
-def get_bs(
-    dls:DataLoaders, # Any `DataLoaders`
-)->int:
+def get_bs(dls):
     "Training batch size in images, of fastai's loaders or torch's"
     return getattr(dls.train, 'bs', None) or getattr(dls.train, 'batch_size', None)
 
@@ -72,26 +64,19 @@ def same_random():
     try: yield
     finally: set_random_states(**states)
 
-def is_empty(
-    dl:TfmdDL, # Any loader
-)->bool:
+def is_empty(dl):
     "Has `dl` no items, as far as is known? An iterable dataset may have no length"
     for o in (getattr(dl, 'dataset', None),dl):
         with contextlib.suppress(TypeError): return not len(o)
     return False
 
-def check_not_empty(
-    dl:TfmdDL, # Any loader
-):
+def check_not_empty(dl):
     "Raise a `ValueError` if `dl` has no items, as those of a learner that was loaded"
     if isinstance(dl, TfmdDL) and dl.n==0:
         raise ValueError("These `DataLoaders` have no images, as after `load_learner`: set `learn.dls = ...` first, to"
                          " `DataLoaders` with images")
 
-def probe_batch(
-    dl:TfmdDL, # A `DataLoader` of fastai with transforms, or any other
-    n:int=2, # Number of items, at most the batch size
-)->tuple:
+def probe_batch(dl, n=2):
     "A batch of the first `n` items of `dl`, which changes neither `dl` nor the random state"
     with same_random():
         if not isinstance(dl, TfmdDL): return first(dl)
@@ -100,15 +85,11 @@ def probe_batch(
         return copy_dl(dl, num_workers=0, bs=min(n, dl.bs), shuffle=False, drop_last=False, **tfms).one_batch()
 
 # %% ../nbs/04_data.ipynb #c7126239
-def first_images(
-    b:tuple, # A batch
-)->Tensor:
+def first_images(b):
     "The first input of `b`, or the first of its images if it is a tuple of them"
     return first_images(b[0]) if isinstance(b, (tuple,list)) and b else b
 
-def check_images(
-    b:tuple, # A batch
-):
+def check_images(b):
     "Raise a `ValueError` unless the first input of `b` is a batch of images, or a tuple of such batches"
     x = first_images(b)
     if isinstance(x, Tensor) and x.ndim==4: return
@@ -116,9 +97,7 @@ def check_images(
     raise ValueError(f"Progressive resizing needs images: the first input of this Learner is {what}, not a batch of"
                      " shape (images, channels, height, width)")
 
-def image_size(
-    dls:DataLoaders, # Any `DataLoaders`
-)->tuple|int: # (height, width), or the longer side, if no more is known; px
+def image_size(dls):
     "Image size of `dls`, from its transforms or a batch. Raises `ValueError` if the items are not images"
     if (size := tfms_size(dls.train)) is not None: return size
     b = probe_batch(dls.train)
@@ -186,11 +165,7 @@ def at_size(self:DataLoaders,
     return res
 
 # %% ../nbs/04_data.ipynb #b1e6a7d2
-def call_get_dls(
-    get_dls:callable, # Function of `size` and `bs`
-    size:int|tuple, # px
-    bs:int, # Batch size, images
-)->DataLoaders:
+def call_get_dls(get_dls, size, bs):
     "Call `get_dls`, by keyword if it has parameters `size` and `bs`. Raises `ValueError` if it fails"
     try:
         named = {'size','bs'} <= inspect.signature(get_dls).parameters.keys()
@@ -225,10 +200,7 @@ def _aug_tfm(t, by):
     for k in parts: setattr(t, k, L(_weaker(o, by) for o in getattr(t, k)))
     return t
 
-def scaled_aug(
-    p:Pipeline, # Transforms
-    by:float, # Strength, relative to the present one
-)->Pipeline:
+def scaled_aug(p, by):
     "The same transforms, with the magnitudes of augmentation scaled by `by`"
     return Pipeline([_aug_tfm(t, by) for t in p.fs], split_idx=p.split_idx)
 

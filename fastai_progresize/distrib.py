@@ -11,10 +11,7 @@ __all__ = []
 from fastai.vision.all import *
 
 # %% ../nbs/11_distrib.ipynb #ea907d89
-def on_rank0(
-    f:callable, # What to do in the first process only
-    *args # Its arguments
-):
+def on_rank0(f, *args):
     "Call `f` in the first process, return its result in all; its `ValueError` is raised in all too"
     if num_distrib()<2 or not torch.distributed.is_initialized(): return f(*args)
     found = [None,None]
@@ -26,9 +23,7 @@ def on_rank0(
     return found[1]
 
 # %% ../nbs/11_distrib.ipynb #ad33e2fe
-def all_ranks(
-    o:object, # Anything that can be pickled
-)->list:
+def all_ranks(o):
     "The `o` of every process"
     if num_distrib()<2: return [o]
     res = [None]*num_distrib()
@@ -36,19 +31,14 @@ def all_ranks(
     return res
 
 @contextmanager
-def one_logs(
-    learn:Learner, # The Learner that is to train
-    cbs:list, # Callbacks of its run
-):
+def one_logs(learn, cbs):
     "`cbs`, without `CSVLogger`s in all processes but the first"
     if not rank_distrib(): yield cbs; return
     with learn.removed_cbs([o for o in learn.cbs if isinstance(o, CSVLogger)]):
         yield [o for o in cbs if not isinstance(o, CSVLogger)]
 
 # %% ../nbs/11_distrib.ipynb #75693f04
-def wrap_again(
-    learn:Learner, # In training, after its frozen layers have changed
-):
+def wrap_again(learn):
     "Wrap the model of `learn` again, if it is wrapped"
     trainer = getattr(learn, 'distributed_trainer', None)
     if trainer is None or not isinstance(learn.model, nn.parallel.DistributedDataParallel): return
@@ -63,9 +53,7 @@ def _broadcast(self, t, rank):
     return t.tolist()
 
 @contextmanager
-def broadcast_on_cpu(
-    learn:Learner, # The Learner that is to train
-):
+def broadcast_on_cpu(learn):
     "Make fastai's `DistributedDL` work without GPUs in the block"
     trainer = getattr(learn, 'distributed_trainer', None)
     if trainer is None or trainer.accelerator.device.type!='cpu': yield; return

@@ -34,43 +34,29 @@ def _looks(file):
         end = f.read()
     return any(start.startswith(a) and b in end for a,b in _marks),_may_be_huge(start, n)
 
-def reason(
-    e:Exception, # Raised while `file` was read
-    file:str|Path, # An image file
-)->str:
+def reason(e, file):
     "The message of `e`, without the name of the file"
     return str(e).replace(repr(str(file)), 'it') or type(e).__name__
 
-def to_bytes(
-    text:str, # Any text, such as a file name
-)->bytes:
+def to_bytes(text):
     "`text` as bytes to hash, also a file name that is not UTF-8, which Python keeps in surrogates"
     return text.encode(errors='surrogatepass')
 
-def printable(
-    text:str, # Any text, with file names
-)->str:
+def printable(text):
     "`text` for `print`, which cannot write such names"
     return text.encode(errors='backslashreplace').decode()
 
-def check_regular(
-    file:str|Path, # An image file
-):
+def check_regular(file):
     "Raise an `OSError` if `file` is a pipe, a device or a folder, as opening a pipe blocks"
     if not S_ISREG(os.stat(file).st_mode): raise OSError("it is not a regular file")
 
 _of_process = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
-def is_of_process(
-    e:Exception, # Raised while a file was read
-)->bool:
+def is_of_process(e):
     "Is the process out of memory or open files, so that the file is not to blame?"
     return isinstance(e, MemoryError) or getattr(e, 'errno', None) in _of_process
 
-def file_fault(
-    file:str|Path, # An image file
-    whole:bool=False, # Decode it even if it looks whole?
-)->str: # The reason; None if nothing wrong was found
+def file_fault(file, whole=False):
     "Why `file` cannot be read as an image"
     try:
         check_regular(file)
@@ -103,18 +89,13 @@ def has_bars()->bool:
     return _bars.get()
 
 @contextmanager
-def bars_like(
-    learn:Learner, # The Learner that trains
-):
+def bars_like(learn):
     "In the block, draw progress bars only if `learn` does, so not within its `no_bar`"
     token = _bars.set(has_bars() and any(isinstance(o, ProgressCallback) for o in learn.cbs))
     try: yield
     finally: _bars.reset(token)
 
-def bar_if_long(
-    items:list, # Anything with a length
-    seconds:float=5., # Show a bar above this, seconds
-):
+def bar_if_long(items, seconds=5.):
     "Yield `items`, with a progress bar if they take longer than `seconds`"
     began,n,bar = perf_counter(),len(items),None
     for i,o in enumerate(items, 1):
@@ -153,9 +134,7 @@ def find_faults(
         return {f: o for _ in bar_if_long(parts, seconds) for f,o in next(found)}
 
 # %% ../nbs/03_files.ipynb #a422abcd
-def raise_faults(
-    faults:dict, # From `find_faults`
-):
+def raise_faults(faults):
     "Raise a `ValueError` that names the files, if any"
     if not faults: return
     (f,o),*more = faults.items()
@@ -164,24 +143,16 @@ def raise_faults(
     raise ValueError(f"{f} cannot be read as an image: {o}{others}. Remove or replace it; fastai's `verify_images`"
                      " finds all such files, and this package's `get_dls(..., verify='skip')` leaves them out")
 
-def check_files(
-    files:list, # Image files
-    whole:bool=False, # Decode every image?
-):
+def check_files(files, whole=False):
     "Raise a `ValueError` that names those of `files` that cannot be read"
     raise_faults(find_faults(files, whole))
 
 # %% ../nbs/03_files.ipynb #c1d0a4b3
-def is_from(
-    f:callable, # A function or method
-    module:str, # Name of a module, such as 'PIL.Image'
-)->bool:
+def is_from(f, module):
     "Is `f` a function of `module`, and not one that was put in its place?"
     return getattr(getattr(f, '__func__', f), '__globals__', {}).get('__name__')==module
 
-def reads_as_fastai(
-    create:callable, # `PILImage.create` or that of another class
-)->bool:
+def reads_as_fastai(create):
     "Does `create` open files by fastai's and Pillow's own functions?"
     is_own = all(is_from(f, core.__name__) for f in (create,core.load_image))
     return is_own and is_from(Image.open, Image.__name__)
@@ -198,9 +169,7 @@ def _functions(cls):
         if isinstance(o, FunctionType): yield o
         for m in getattr(o, 'methods', []): yield m.implementation      # of `encodes`
 
-def is_untouched(
-    t:Transform, # Any transform
-)->bool:
+def is_untouched(t):
     "Is `t` fastai's or this package's, with all their own functions?"
     return not {'encodes','decodes','before_call'} & vars(t).keys() and all(map(_is_own, _functions(type(t))))
 
@@ -234,26 +203,20 @@ def _read_column(df, t):
     return [t._do_one({c:o}, c) for o in column.astype(df.iloc[0].dtype)]      # numbers as in a row
 
 # %% ../nbs/03_files.ipynb #eee1b8a3
-def wrapped(
-    t:Transform, # Any transform
-)->callable: # None for a subclass of `Transform`, or if `t` does more than call a function
+def wrapped(t):
     "The function that `t` wraps"
     if type(t) is not Transform or 'decodes' in vars(t): return
     try: method, = t.encodes.methods
     except (AttributeError,ValueError): return
     return method.implementation
 
-def opens_files(
-    t:Transform, # A transform of the first input of a dataset
-)->bool:
+def opens_files(t):
     "Is it `PILImage.create`, or that of another `PILBase`, not a custom way to read?"
     create = getattr(t, 'create', None) or wrapped(t)      # of `ReadImage`, or `Transform(PILImage.create)`
     cls = getattr(create, '__self__', None)
     return isinstance(cls, type) and issubclass(cls, PILBase) and reads_as_fastai(create)
 
-def item_rows(
-    items:list, # Of a dataset: a list, table, array...
-):
+def item_rows(items):
     "Iterate over `items` as fastai gets them"
     if isinstance(items, pd.DataFrame): return _rows(items)
     if isinstance(items, (list,L)): return iter(items)
@@ -266,9 +229,7 @@ def _read_items(tl, tfms):
     items,tfms = (item_rows(tl.items),tfms) if column is None else (column,tfms[1:])
     return (compose_tfms(o, tfms) for o in items)
 
-def dataset_files(
-    tl:TfmdLists, # Part of a dataset
-)->list: # Paths, one per item; None if they are not image files
+def dataset_files(tl):
     "The image files that the items of `tl` are read from"
     i = first(i for i,f in enumerate(tl.tfms.fs) if opens_files(f))
     if i is None or not len(tl.items): return
@@ -276,19 +237,14 @@ def dataset_files(
     one = next(paths)
     if isinstance(one, (str,Path)): return [str(one), *map(str, paths)]
 
-def image_files(
-    dls:DataLoaders, # Any `DataLoaders`
-    n_parts:int=None, # The first parts of their items, such as 1 for the first input; None: all, as masks too
-)->L: # Paths; empty if the images are not files
+def image_files(dls, n_parts=None):
     "The image files that the items of `dls` are read from"
     dsets = [dl.dataset for dl in dls.loaders if isinstance(getattr(dl, 'dataset', None), Datasets)]
     return L(f for ds in dsets for tl in ds.tls[:n_parts] for f in dataset_files(tl) or []).unique()
 
 # %% ../nbs/03_files.ipynb #5fde452e
 @contextmanager
-def name_unreadable(
-    learn:Learner, # The Learner that reads its `dls`
-):
+def name_unreadable(learn):
     "If reading an image fails in the block, raise a `ValueError` that names the file"
     try: yield
     except Exception as e:
@@ -306,10 +262,7 @@ def _path_getters(dblock):
         if i is not None: res.append(Pipeline([*Pipeline(getter).fs, *Pipeline(tfms).fs[:i]]))
     return res
 
-def all_files(
-    dblock:DataBlock, # Any `DataBlock`
-    path:Path, # Its source
-)->list:
+def all_files(dblock, path):
     "The image files of `dblock`, with those of masks and other targets"
     items = list(item_rows((dblock.get_items or noop)(path)))
     paths = L(f(o) for f in _path_getters(dblock) for o in items)
@@ -319,11 +272,7 @@ def _split_without(items, splitter, path_getters, bad):
     without = {i for i,o in enumerate(item_rows(items)) if any(str(f(o)) in bad for f in path_getters)}
     return [[i for i in o if i not in without] for o in splitter(items)]
 
-def verified_splitter(
-    dblock:DataBlock, # Any `DataBlock` with a splitter
-    path:Path, # Its source
-    how:bool|str, # True: raise an error for files that cannot be read, 'skip': skip them with a warning
-)->callable:
+def verified_splitter(dblock, path, how):
     "The splitter of `dblock`, without files that cannot be read"
     if how not in (True,'skip'): raise ValueError(f"verify={how!r}: pass True, 'skip' or False")
     files = all_files(dblock, path)
@@ -343,10 +292,7 @@ def _file_mode():
     return 0o666 & ~umask
 
 @contextmanager
-def whole_file(
-    file:Path, # Final name of the file
-    **kwargs # Arguments of `tempfile.NamedTemporaryFile`, such as `prefix`
-):
+def whole_file(file, **kwargs):
     "A temporary file that is renamed to `file` when complete; if the block fails, an older one is unchanged"
     with atomic_save(file, **kwargs) as f:
         yield f

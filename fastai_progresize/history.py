@@ -32,9 +32,7 @@ def _metric_columns(names, values):
 class StageRecorder(RunCallback):
     "Record a row per epoch of a run that follows `plan`, in `learn.stage_rows`"
     order,has_trained = Recorder.order+1,False
-    def __init__(self,
-        plan:Plan, # The plan of the run
-    ): self.plan,self.px = plan,[0]
+    def __init__(self, plan): self.plan,self.px = plan,[0]
 
     def before_fit(self):
         "Keep the rows of an earlier run only if this one starts later than epoch 0"
@@ -111,13 +109,9 @@ def in_terminal()->bool:
 
 class EpochLine:
     "A `logger` that prints a line per epoch, under a header"
-    def __init__(self,
-        learn:Learner, # The Learner that logs
-    ): self.learn,self.columns = learn,None
+    def __init__(self, learn): self.learn,self.columns = learn,None
 
-    def __call__(self,
-        log:list, # Values of the epoch, as `Recorder` logs them
-    ):
+    def __call__(self, log):
         "Print the values, with the size after the epoch's number"
         row = dict(zip(self.learn.recorder.metric_names, log))
         if 'size' in row: row = {'epoch': row.pop('epoch'), 'size': row.pop('size'), **row}
@@ -129,9 +123,7 @@ class EpochLine:
     def _print(self, texts, names): print('  '.join(o.rjust(max(6, len(k))) for o,k in zip(texts, names)), flush=True)
 
 @contextmanager
-def epoch_lines(
-    learn:Learner, # The Learner that trains
-):
+def epoch_lines(learn):
     "Without a terminal, print a line per epoch instead of progress bars"
     if in_terminal(): yield
     else:

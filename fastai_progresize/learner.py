@@ -104,9 +104,7 @@ class ProgressiveSchedule(RunCallback, ParamScheduler):
 # %% ../nbs/17_learner.ipynb #54544cca
 class StageAccumulation(RunCallback, GradientAccumulation):
     "Accumulate gradients over the `n_acc` images of each stage of `plan`"
-    def __init__(self,
-        plan:Plan, # The plan of the run
-    ):
+    def __init__(self, plan):
         super().__init__()
         self.plan = plan
 
@@ -121,9 +119,7 @@ def _mixes(cbs): return [o for o in L(cbs) if isinstance(o, MixHandler)]
 class StageMix(RunCallback):
     "Scale the `alpha` of MixUp and CutMix by the `aug` of each stage of `plan`"
     order = -50
-    def __init__(self,
-        plan:Plan, # The plan of the run
-    ): self.plan = plan
+    def __init__(self, plan): self.plan = plan
 
     def before_fit(self):
         "Keep the callbacks' own distributions"
@@ -224,13 +220,7 @@ def prepare(self:Run):
     if self.learn.__dict__.get('pretrained') and len(self.plan)>1: _warn_pretrained()
 
 @patch
-def fit(self:Run,
-    checkpoint:str|Path=None, # Name or path under which to save the run at the end of each epoch
-    resume:bool=False, # Continue from `checkpoint`, if it exists?
-    wd:float=None, # Weight decay; None: `learn.wd`
-    moms:tuple=None, # Momentum at the start of a cycle, at its highest lr, at its end; None: `learn.moms`
-    reset_opt:bool=False, # Start with a new optimizer?
-):
+def fit(self:Run, checkpoint=None, resume=False, wd=None, moms=None, reset_opt=False):
     "Train"
     _check_fit_args(checkpoint, resume, wd, moms, self.plan.fit)
     self.prepare()

@@ -26,10 +26,7 @@ class Phase:
     div_final:float # The cycle ends at lr/div_final
     freeze:bool=None # Freeze the body (True) or unfreeze all (False) at its start; None: do neither
 
-    def scheds(self,
-        lr_max:float|np.ndarray, # Highest lr, one or one per parameter group
-        moms:tuple=(0.95,0.85,0.95), # Momentum at the start, at the highest lr and at the end
-    )->dict: # Functions of the position in the cycle, from 0 to 1
+    def scheds(self, lr_max, moms=(0.95,0.85,0.95)):
         "`lr` and `mom` as `fit_one_cycle` schedules them, `lr` alone as `fit_flat_cos` does"
         if self.div is None: return {'lr': combined_cos(self.pct_start, lr_max, lr_max, lr_max/self.div_final)}
         lr = combined_cos(self.pct_start, lr_max/self.div, lr_max, lr_max/self.div_final)
@@ -87,10 +84,7 @@ def phase_at(self:Plan,
     return last(o for o in self.phases if o.start<=epoch)
 
 # %% ../nbs/02_phase.ipynb #5a4ad3a9
-def draw_stages(
-    ax:plt.Axes, # matplotlib axes whose x axis counts epochs
-    spans:list, # (first epoch, first epoch after it, size in px) of each stage
-):
+def draw_stages(ax, spans):
     "Shade the stages of a run behind a plot and label their sizes"
     for i,(a,b,size) in enumerate(spans):
         ax.axvspan(a, b, color=f'C{i}', alpha=.08, lw=0)

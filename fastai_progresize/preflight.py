@@ -28,11 +28,7 @@ def _free_memory():
     if torch.cuda.is_available(): torch.cuda.empty_cache()
 
 @patch
-def fitting(self:Run,
-    stage:Stage, # One of its stages
-    attempt:callable=try_step, # `try_step` or `try_stage`
-    **kwargs # Of `attempt`
-)->tuple: # The `Stage` with the bs that fits, what `attempt` returned, and the error at a larger bs or None
+def fitting(self:Run, stage, attempt=try_step, **kwargs):
     "Try a stage, halving the bs each time memory runs out. Raises `ValueError` if not even one image fits"
     error = None
     while True:
@@ -55,10 +51,7 @@ def _largest_first(plan):
     return sorted(different, key=lambda s: s.pixels*(s.bs or 1), reverse=True)
 
 @patch
-def tried(self:Run,
-    stages:list, # Some of its stages
-    **kwargs # Of `Run.fitting`
-)->dict: # (the bs that fits, the result) by (size, bs)
+def tried(self:Run, stages, **kwargs):
     "Try `stages`. Raises `ValueError` if one does not fit in memory, unless bs='auto'"
     res = {}
     for s in stages:
@@ -150,16 +143,12 @@ class Preflight:
 
 # %% ../nbs/14_preflight.ipynb #924f4cb8
 @patch
-def preflight(self:Run,
-    seconds:float=2., # Time per measurement, seconds
-)->Preflight:
+def preflight(self:Run, seconds=2.):
     "Try every size and bs, the largest first. Raises `ValueError` if one does not fit in memory"
     return self.measured(seconds)(self.plan)
 
 @patch
-def measured(self:Run,
-    seconds:float=2., # Time per measurement, seconds
-)->callable: # Function from a `Plan`, with some or all of these sizes and bs, to its `Preflight`
+def measured(self:Run, seconds=2.):
     "Check data and model, and try every size and bs"
     checking = 0.
     if self.checks:

@@ -57,10 +57,7 @@ _gone = dict(start_epoch='pass `checkpoint=` and `resume=True`, which continue a
              accumulate="bs='auto' keeps the effective batch size by itself",
              preflight='call `learn.preflight` with the same arguments')
 
-def check_names(
-    kwargs:dict, # Arguments to pass on
-    f:callable, # The function that got them
-):
+def check_names(kwargs, f):
     "Raise a `TypeError` for an argument that `f` does not have, suggesting the right one"
     names = [o for o in inspect.signature(f).parameters if o!='self']
     for k in kwargs:
@@ -114,9 +111,7 @@ class Run:
         final = self.plan[-1]
         return final if valid_size=='final' else replace(final, size=valid_size)
 
-    def dls_at(self,
-        stage:Stage, # One of the stages
-    )->DataLoaders:
+    def dls_at(self, stage):
         "Data at the size of `stage`, with its strength of augmentation"
         with bars_like(self.learn):
             if self.get_dls: dls = call_get_dls(self.get_dls, stage.size, stage.bs)
@@ -125,9 +120,7 @@ class Run:
                 if self.loads_fast: dls = dls.fast(**self.fast)
         return dls if stage.aug is None else dls.with_aug(stage.aug)
 
-    def stage_dls(self,
-        stage:Stage, # One of the stages
-    )->DataLoaders:
+    def stage_dls(self, stage):
         "Data at the size of `stage`, with the run's validation set; at the last size that is read as the learner's own"
         dls,valid,final = self.dls_at(stage),self.valid or stage,self.plan[-1]
         is_own = self.loads_fast and (stage.size,stage.bs)==(final.size,final.bs)
@@ -145,9 +138,7 @@ class Run:
 
 # %% ../nbs/12_run.ipynb #1bfe6dd6
 @patch
-def final_dls(self:Run,
-    current:DataLoaders=None, # Data of the last stage; None if the run did not get there
-)->DataLoaders:
+def final_dls(self:Run, current=None):
     "The `DataLoaders` that the learner has after the run"
     final = self.plan[-1]
     if not self.get_dls:
@@ -161,9 +152,7 @@ def final_dls(self:Run,
 class RunCallback(Callback):
     "A callback of one run: nothing happens in what is nested in it, and an export has a plain `Callback` instead"
     depth = 0
-    def __call__(self,
-        event_name:str, # An event of `fit`
-    ):
+    def __call__(self, event_name):
         "Call the event, unless it is of a `validate`, `get_preds` or `fit` inside the run"
         if event_name=='before_fit': self.depth += 1
         if self.depth==1: super().__call__(event_name)

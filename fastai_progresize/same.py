@@ -23,10 +23,7 @@ def _made_with(o):
     names = dict.fromkeys([k for f in inits for k in inspect.signature(f).parameters]+['func'])
     return {k: attrs.get(f'train_{k}', attrs[k]) for k in names if k in attrs and k not in ('split_idx','order')}
 
-def describe(
-    o:object, # A loss, a transform, a function...
-    depth:int=4, # How deep to go into its arguments
-)->str:
+def describe(o, depth=4):
     "Describe `o` in text that is the same in every process"
     if o is None or isinstance(o, (str,Number,bool,np.generic,torch.dtype,Path)): return str(o)
     if isinstance(o, Tensor): return describe(o.detach().cpu().numpy())
@@ -75,12 +72,7 @@ def versions()->dict:
     "Versions of the packages that training depends on"
     return dict(torch=torch.__version__, fastai=fastai.__version__, fastai_progresize=fastai_progresize.__version__)
 
-def run_plan(
-    learn:Learner, # The Learner that is to train
-    dls:DataLoaders, # Data of its first stage
-    cbs:list, # Callbacks of this run
-    **settings # What else must be the same: plain values
-)->dict:
+def run_plan(learn, dls, cbs, **settings):
     "Everything that must be the same when a run is resumed"
     vocab,model = getattr(dls, 'vocab', None),get_model(learn.model)
     loaders = zip(('train','valid'), dls.loaders)
@@ -112,12 +104,7 @@ def _difference(k, a, b):
         return first(_difference(f'{k}[{i}]', x, y) for i,(x,y) in enumerate(zip(a, b)) if x!=y)
     return f"{k} was {a}, is {b}"
 
-def check_plan(
-    then:dict, # `run_plan` of the checkpoint
-    now:dict, # `run_plan` of the run that is to continue it
-    file:Path, # The checkpoint
-    has_ended:bool=False, # Has its run ended?
-):
+def check_plan(then, now, file, has_ended=False):
     "Raise a `ValueError` that names the difference; only warn about other versions of torch, fastai or this package"
     for k in {**then, **now}:
         if then.get(k)==now.get(k): continue

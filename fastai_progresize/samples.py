@@ -20,12 +20,12 @@ from .stage import check_count, check_folder, check_seed, is_list, is_number
 glyph_classes = list('ABCDEFGHIJ')
 _fonts = 'DejaVuSans* DejaVuSerif* STIXGeneral* cmb10* cmr10* cmss10* cmtt10* cmti10*'.split()
 
-def glyph_fonts()->L: # Paths of TrueType files
+def glyph_fonts():
     "The text fonts that come with matplotlib"
     folder = Path(matplotlib.get_data_path())/'fonts'/'ttf'
     return L(f for n in _fonts for f in sorted(folder.glob(n+'.ttf')) if 'Display' not in f.name)
 
-def glyph_photos()->L: # Two of `Image.Image`
+def glyph_photos():
     "The photographs that come with scikit-learn, with reduced contrast"
     return L(load_sample_images().images).map(lambda o: ImageEnhance.Contrast(Image.fromarray(o)).enhance(.3))
 
@@ -49,14 +49,7 @@ def _mask(letter, fonts, rng, side, scale):
     width = max(1, round(mask.width*height/mask.height))
     return mask.resize((width,height), Image.LANCZOS).rotate(rng.uniform(-20,20), Image.BICUBIC, expand=True)
 
-def draw_glyph(
-    letter:str, # The letter to draw
-    photos:list, # Photographs for the background, as `Image.Image`
-    fonts:list, # Paths of fonts
-    rng:random.Random, # Random generator
-    sides:tuple=(160,320), # Shortest and longest side of the image, px
-    scale:tuple=(.2,.4), # Height of the letter as a share of the shorter side, from and to
-)->Image.Image:
+def draw_glyph(letter, photos, fonts, rng, sides=(160,320), scale=(.2,.4)):
     "Draw `letter` on a crop of one of `photos`"
     im = _background(photos, rng, sides)
     side = min(im.size)
@@ -71,9 +64,7 @@ def draw_glyph(
 
 # %% ../nbs/18_samples.ipynb #2c26497c
 @contextmanager
-def whole_dir(
-    path:Path, # Folder to make
-):
+def whole_dir(path):
     "A temporary folder that is renamed to `path` when the block ends, or removed if it fails"
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = Path(tempfile.mkdtemp(prefix=f'.{path.name}-', dir=path.parent))

@@ -13,9 +13,7 @@ from numbers import Real
 from fastai.vision.all import *
 
 # %% ../nbs/00_stage.ipynb #077224cc
-def hw(
-    size:int|tuple, # Side of a square or (height, width), px
-)->tuple: # (height, width), px
+def hw(size):
     "Height and width of `size`. Raises `ValueError` if it is not an image size"
     sides = tuple(size) if isinstance(size, (tuple,list)) else (size,size)
     if len(sides)!=2 or not all(is_count(o, most=float('inf')) for o in sides):
@@ -25,94 +23,59 @@ def hw(
 
 _most_px = 10_000      # about where Pillow suspects a decompression bomb
 
-def is_count(
-    o:object, # Anything
-    least:int=1, # Smallest count
-    most:int=10**6, # Largest count
-)->bool: # False for True
+def is_count(o, least=1, most=10**6):
     "Is `o` an int from `least` to `most`?"
     return isinstance(o, (int,np.integer)) and not isinstance(o, bool) and least<=o<=most
 
-def short_size(
-    size:int|tuple, # Side of a square or (height, width), px
-)->int|tuple: # Side of a square, (height, width) of any other rectangle
+def short_size(size):
     "The shortest form of `size`"
     h,w = hw(size)
     return h if h==w else (h,w)
 
 # %% ../nbs/00_stage.ipynb #a4eae7f0
-def is_number(
-    o:object # Anything
-)->bool: # False for True and False
+def is_number(o):
     "Is `o` a number?"
     return isinstance(o, Real) and not isinstance(o, bool)
 
-def is_list(
-    o:object # Anything
-)->bool: # False for a `slice`, unlike `is_listy`
+def is_list(o):
     "Is `o` a list of values?"
     return isinstance(o, (tuple,list,L))
 
-def check_count(
-    name:str, # Name of the argument
-    n:int, # Its value
-    least:int=1, # Smallest value
-    most:int=10**6, # Largest value
-):
+def check_count(name, n, least=1, most=10**6):
     "Raise a `ValueError` unless `n` is an int from `least` to `most`"
     if is_count(n, least, most): return
     limit = f"at most {most}" if is_count(n, least, float('inf')) else f"at least {least}"
     raise ValueError(f"{name}={n!r}: pass an int of {limit}")
 
-def check_bool(
-    name:str, # Name of the argument
-    o:bool, # Its value
-):
+def check_bool(name, o):
     "Raise a `ValueError` unless `o` is True or False"
     if not isinstance(o, bool): raise ValueError(f"{name}={o!r}: pass True or False")
 
-def check_seed(
-    seed:int, # Seed of random numbers
-):
+def check_seed(seed):
     "Raise a `ValueError` unless `seed` can seed NumPy"
     check_count('seed', seed, 0, 2**32-1)
 
-def check_workers(
-    n:int, # Number of processes, or None
-):
+def check_workers(n):
     "Raise a `ValueError` unless `n` is a valid `num_workers`"
     if n is not None: check_count('num_workers', n, 0, 1000)
 
-def check_positive(
-    name:str, # Name of the argument
-    o:float, # Its value
-):
+def check_positive(name, o):
     "Raise a `ValueError` unless `o` is a positive, finite number"
     if not (is_number(o) and 0<o<float('inf')): raise ValueError(f"{name}={o!r}: pass a positive, finite number")
 
-def check_folder(
-    name:str, # Name of the argument
-    path:str|Path, # Its value
-):
+def check_folder(name, path):
     "Raise a `ValueError` if `path` cannot be a folder"
     if not isinstance(path, (str,Path)) or not str(path) or Path(path).is_file():
         raise ValueError(f"{name}={str(path) if isinstance(path, Path) else path!r}: pass the path of a folder")
 
-def check_outside(
-    name:str, # Name of the argument
-    folder:str|Path, # Its value, a folder for results
-    path:str|Path, # Folder of images
-):
+def check_outside(name, folder, path):
     "Raise a `ValueError` if `folder` is `path` or inside it: results would mix with the images"
     inside,images = Path(folder).resolve(),Path(path).resolve()
     if inside!=images and images not in inside.parents: return
     other = images.with_name(f'{images.name}-{inside.name if inside!=images else "results"}')
     raise ValueError(f"{name}={str(folder)!r} is in the folder of images {path}: pass another, such as {other}")
 
-def check_figure(
-    ax:plt.Axes, # matplotlib axes, or None
-    figsize:tuple, # Size of a figure, inches, or None
-):
+def check_figure(ax, figsize):
     "Raise a `ValueError` unless `ax` and `figsize` can be drawn on"
     if ax is not None and not isinstance(ax, plt.Axes): raise ValueError(f"ax={ax!r}: pass matplotlib axes, or None")
     if figsize is not None and not (is_list(figsize) and len(figsize)==2 and all(map(_is_side, figsize))):
@@ -120,11 +83,7 @@ def check_figure(
 
 def _is_side(o): return is_number(o) and .1<=o<=500
 
-def check_table(
-    df:pd.DataFrame, # A table
-    columns:list, # Columns that it must have
-    source:str, # The function that makes such tables
-):
+def check_table(df, columns, source):
     "Raise a `ValueError` unless `df` has rows and `columns`"
     lacks = f"{type(df).__name__} is not a `DataFrame`"
     if isinstance(df, pd.DataFrame):
@@ -136,23 +95,16 @@ whole_fits = ('single_cycle','flat_cos')      # one schedule over all sizes
 scratch_fit = 'flat_cos'                      # the default without a frozen body
 _fits = ('fine_tune','fit_one_cycle',*whole_fits)
 
-def check_fit(
-    fit:str, # A kind of fit
-):
+def check_fit(fit):
     "Raise a `ValueError` unless `fit` is a known one"
     if fit not in _fits: raise ValueError(f"fit={fit!r} is unknown: pass one of {', '.join(map(repr, _fits))}")
 
-def check_aug(
-    aug:float, # Strength of augmentation
-):
+def check_aug(aug):
     "Raise a `ValueError` unless `aug` is a strength from 0 to 1"
     if not (is_number(aug) and 0<=aug<=1):
         raise ValueError(f"aug={aug!r}: pass a number from 0, for none, to 1, for the transforms as they are")
 
-def check_lr(
-    lr:float|slice, # A learning rate
-    fit:str=None, # The fit that it is for; None if not known
-):
+def check_lr(lr, fit=None):
     "Raise a `ValueError` unless `lr` can be trained with"
     lrs = [ifnone(lr.start, lr.stop),lr.stop] if isinstance(lr, slice) else [lr]
     if not all(is_number(o) and 0<o<float('inf') for o in lrs):
@@ -218,17 +170,12 @@ def default_sizes(
     return sizes if len(sizes)<=n else sizes[:n-1] + sizes[-1:]
 
 # %% ../nbs/00_stage.ipynb #8c664e70
-def default_shares(
-    n:int, # Number of sizes
-)->list: # A weight for each size
+def default_shares(n):
     "Shares of the epochs: a third for the final size, 5 and 3 parts in 8 of the rest for two sizes before it"
     before = list(range(2*n-1, 2, -2))
     return [2*o for o in before] + [sum(before) or 1]
 
-def share_epochs(
-    n_epoch:int, # Number of epochs to share out
-    shares:list, # A weight for each stage
-)->list: # Number of epochs of each stage, at least one, `n_epoch` in all
+def share_epochs(n_epoch, shares):
     "Share out `n_epoch` epochs in proportion to `shares`. Raises `ValueError` if there are fewer epochs than stages"
     n = len(shares)
     if n_epoch<n:

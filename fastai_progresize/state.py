@@ -26,9 +26,7 @@ _kinds = dict(array=(ndarray, lambda o: torch.from_numpy(np.ascontiguousarray(o)
 
 def _is_plain_array(o): return not isinstance(o, ndarray) or o.dtype.kind in 'biufc'     # of numbers
 
-def plain(
-    o:object, # Tensors, arrays, numbers and strings, in lists, tuples and dicts
-):
+def plain(o):
     "Convert `o` to plain types: NumPy's numbers to Python's, `L` to lists... Raises `ValueError` for other types"
     if isinstance(o, Tensor): return o.detach().as_subclass(Tensor)
     if isinstance(o, np.generic): o = o.item()
@@ -44,9 +42,7 @@ def plain(
     raise ValueError(f"A {type(o).__name__} cannot be kept in a checkpoint: keep tensors, arrays, numbers, strings, and"
                      " lists, tuples, sets and dicts of them")
 
-def as_it_was(
-    o:object, # From `plain`
-):
+def as_it_was(o):
     "The reverse of `plain`: arrays and the like get their own types back"
     if isinstance(o, dict) and _kind in o: return _kinds[o[_kind]][2](as_it_was(o['value']))
     if isinstance(o, dict): return {k: as_it_was(v) for k,v in o.items()}
@@ -60,9 +56,7 @@ def random_state()->dict:
     keys = torch.from_numpy(keys.astype(np.int64))      # uint32 cannot be sent to other processes
     return plain({**res, 'numpy_state': (name, keys, *rest)})
 
-def set_random_state(
-    state:dict, # From `random_state`
-):
+def set_random_state(state):
     "Restore the random generators"
     name,keys,*rest = state['numpy_state']
     numpy_state = name,keys.cpu().numpy().astype(np.uint32),*rest
@@ -89,15 +83,11 @@ def _grow(v):
 
 def _has_state_dict(cb): return hasattr(type(cb), 'state_dict')
 
-def has_state(
-    cb:Callback, # Any callback
-)->bool:
+def has_state(cb):
     "Does `cb` have state to store?"
     return isinstance(cb, (*_kept,CSVLogger)) or _has_state_dict(cb)
 
-def cb_state(
-    cb:Callback, # Any callback
-)->dict: # None if there is no state
+def cb_state(cb):
     "The state of `cb` at the end of an epoch"
     if _has_state_dict(cb): return plain(cb.state_dict())
     names = [o for t,os in _kept.items() if isinstance(cb, t) for o in os if o in cb.__dict__]
@@ -106,11 +96,7 @@ def cb_state(
     if isinstance(cb, Recorder): res['smooth_loss'] = (cb.smooth_loss.count, cb.smooth_loss.val)
     return plain(res)
 
-def set_cb_state(
-    cb:Callback, # A callback after its `before_fit`
-    state:dict, # From `cb_state`
-    put:callable=noop, # Moves tensors to the model's device, if the run was on another kind of device
-):
+def set_cb_state(cb, state, put=noop):
     "Restore `state` in `cb`"
     if _has_state_dict(cb): return cb.load_state_dict(put(state))
     for k,v in state.items():
@@ -122,9 +108,7 @@ def set_cb_state(
 # %% ../nbs/15_state.ipynb #1b3ea57c
 _not_ours = re.compile(r'(?!fastai\.(callback|learner|distributed)|fastai_progresize|accelerate)')
 
-def is_own(
-    cb:Callback, # Any callback
-)->bool:
+def is_own(cb):
     "Is it a callback without `state_dict` that is not fastai's?"
     return bool(_not_ours.match(type(cb).__module__)) and not has_state(cb)
 
@@ -145,9 +129,7 @@ _settings = (Path,bytes,frozenset,Enum,re.Pattern,DataLoaders,Learner,Callback)
 
 def _is_setting(v): return callable(v) or isinstance(v, _settings)
 
-def lost_attrs(
-    cb:Callback, # In a `fit`
-)->list: # Names of attributes
+def lost_attrs(cb):
     "Attributes of `cb` that may change and cannot be stored"
     return [k for k,v in _own_attrs(cb).items() if not _can_keep(v) and not _is_setting(v)]
 
@@ -157,16 +139,11 @@ def _value(v):
 
 def _values(attrs): return {k: _value(v) for k,v in attrs.items() if _can_keep(v)}
 
-def simple_values(
-    cb:Callback, # Any callback
-)->dict: # By name
+def simple_values(cb):
     "Numbers and strings in attributes of `cb`: its settings, if called before a run"
     return {k: v for k,v in cb.__dict__.items() if isinstance(v, _simple)}
 
-def own_values(
-    cb:Callback, # In a `fit`
-    before:dict, # Its `simple_values` before the run
-)->dict: # By name
+def own_values(cb, before):
     "The state in attributes of `cb`, without its settings"
     def _is_given(k, v): return k in before and type(v) is type(before[k]) and v==before[k]
     return {k: v for k,v in _values(_own_attrs(cb)).items() if not _is_given(k, v)}
@@ -180,36 +157,25 @@ def _put(holder, k, v):
         with torch.no_grad(): now.copy_(v)
     else: holder[k] = v
 
-def loss_values(
-    loss:callable, # A loss function
-)->dict: # By name
+def loss_values(loss):
     "The state of `loss`: parameters and buffers of a module; numbers, strings and tensors in its attributes"
     if isinstance(loss, nn.Module): return dict(state_dict=loss.state_dict(), hidden=hidden_values(loss))
     return {k: v for k,v in _values(getattr(loss, '__dict__', {})).items() if k[:1]!='_'}
 
-def set_loss_values(
-    loss:callable, # The loss function of the resumed run
-    values:dict, # From `loss_values`
-):
+def set_loss_values(loss, values):
     "Restore `values` in `loss`"
     for k,v in values.items():
         if k=='state_dict': load_module(loss, v)
         elif k=='hidden': set_hidden_values(loss, v)
         elif k in loss.__dict__: _put(loss.__dict__, k, v)
 
-def load_module(
-    module:nn.Module, # Any module
-    state:dict, # Its `state_dict`, as plain values
-):
+def load_module(module, state):
     "Load `state`, adding the metadata on versions that plain values lack"
     state = collections.OrderedDict(state)
     state._metadata = module.state_dict()._metadata
     module.load_state_dict(state)
 
-def set_own_values(
-    cb:Callback, # In a `fit`, after its `before_fit`
-    values:dict, # From `own_values`
-):
+def set_own_values(cb, values):
     "Restore `values` in `cb`"
     for k,v in values.items(): _put(cb.__dict__, k, v)
 
@@ -251,26 +217,18 @@ def _hidden(m):
     def _is_value(v): return isinstance(v, (int,float,np.generic)) or (isinstance(v, Tensor) and v.grad_fn is None)
     return {k: v for k,v in attrs.items() if _is_value(v)}
 
-def hidden_values(
-    model:nn.Module, # Any model
-)->dict: # By the name of a module
+def hidden_values(model):
     "Numbers and tensors of the modules of `model` that are not in its `state_dict`"
     return {k: o for k,m in model.named_modules() if (o := _hidden(m))}
 
 def _same(a, b): return type(a) is type(b) and (torch.equal(a, b) if isinstance(a, Tensor) else a==b or a!=a)
 
-def changed_values(
-    now:dict, # From `hidden_values`
-    before:dict, # From a copy of an earlier result
-)->dict:
+def changed_values(now, before):
     "The values that have changed"
     def _new(k): return {n: v for n,v in now[k].items() if n not in before.get(k, {}) or not _same(v, before[k][n])}
     return {k: o for k in now if (o := _new(k))}
 
-def set_hidden_values(
-    model:nn.Module, # A model
-    values:dict, # From `changed_values`
-):
+def set_hidden_values(model, values):
     "Restore `values` in `model`"
     modules = dict(model.named_modules())
     for k,attrs in values.items():
@@ -291,20 +249,14 @@ def _parts(dl):
     tfms = [t for p in pipes for t in getattr(p, 'fs', [])]
     return [dl, *(getattr(dl, o, None) for o in ('sampler','batch_sampler','dataset')), *tfms]
 
-def generators(
-    dls:DataLoaders, # Data of a stage
-)->list: # (the generator, how to get its state, how to set it)
+def generators(dls):
     "Random generators in attributes of loaders, their transforms, samplers and datasets"
     attrs = [v for dl in dls.loaders for o in _parts(dl) for v in getattr(o, '__dict__', {}).values()]
     found = {id(v): (v,*fs) for v in attrs for t,*fs in _generators if isinstance(v, t)}
     return list(found.values())
 
 # %% ../nbs/15_state.ipynb #4b459813
-def run_state(
-    learn:Learner, # In training, at the end of an epoch
-    before:dict={}, # From `values_before`
-    n_epoch:int=None, # Epochs so far; None: with the current one
-)->dict:
+def run_state(learn, before={}, n_epoch=None):
     "Everything that the next epoch depends on, as plain values, not copied: save them before the next batch"
     model,scaler = get_model(learn.model),getattr(learn, 'scaler', None)
     given,rows = before.get('cbs', {}),before.get('csv', {})
@@ -325,18 +277,12 @@ def run_state(
         history=learn.__dict__.get('stage_rows', []),
         random=all_ranks(plain(rngs))))
 
-def values_before(
-    learn:Learner, # Before its first epoch, or before training
-    cbs:list=None, # More callbacks of the run
-)->dict: # For `run_state`
+def values_before(learn, cbs=None):
     "The settings of callbacks and model, which are not stored, so that you can change them"
     own = {o.name: simple_values(o) for o in [*learn.cbs,*L(cbs)]}
     return dict(cbs=own, model=deepcopy(hidden_values(get_model(learn.model))))
 
-def set_run_state(
-    learn:Learner, # In a `fit`, before its first epoch, with the data of the epoch that `state` ended
-    state:dict, # From `run_state`
-):
+def set_run_state(learn, state):
     "Put `learn` at the end of the epoch of `state`"
     state,model = as_it_was(state),get_model(learn.model)
     device = next(model.parameters()).device

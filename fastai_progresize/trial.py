@@ -76,13 +76,7 @@ def _alone():
         if n is not None: os.environ['WORLD_SIZE'] = n
 
 @contextmanager
-def trial_learner(
-    learn:Learner, # The Learner that is to train
-    dls:DataLoaders, # Data to train it with
-    cbs:list=None, # Callbacks of the training
-    unfreeze:bool=False, # Train all layers, even if the body is frozen?
-    own:bool=True, # Include callbacks that are not fastai's?
-)->Learner:
+def trial_learner(learn, dls, cbs=None, unfreeze=False, own=True):
     "A copy of `learn` for trials in a block, which shares nothing that training changes"
     res = _copy_learner(learn, dls, cbs, own)
     try:
@@ -99,10 +93,7 @@ class _Part(Callback):
     def __init__(self, order, parts, other): self.order,self.next_parts,self.other_part = order,parts,other
     def __call__(self, event_name): self.learn.trial_part = self.next_parts.get(event_name, self.other_part)
 
-def fit_trial(
-    trial:Learner, # From `trial_learner`
-    cbs:list=None, # More callbacks
-):
+def fit_trial(trial, cbs=None):
     "Train and validate `trial` without metrics; an error gets the `part` that failed, and what the loss got, if it did"
     for cb in trial.cbs:
         if isinstance(cb, Recorder): cb.train_metrics = cb.valid_metrics = False
@@ -119,9 +110,7 @@ def fit_trial(
 _no_memory = re.compile("out of memory|(can't|cannot) allocate memory|bad_alloc|can't start new thread|"
                         r"could not (create|execute) a (primitive|memory object)(?! desc)", re.IGNORECASE)  # oneDNN's
 
-def is_out_of_memory(
-    e:Exception, # Raised by a training step
-)->bool:
+def is_out_of_memory(e):
     "Is it an out-of-memory error, on GPU or CPU?"
     if isinstance(e, (torch.OutOfMemoryError,MemoryError)): return True
     if isinstance(e, OSError): return e.errno==errno.ENOMEM
@@ -130,33 +119,19 @@ def is_out_of_memory(
 class Repeated(GetAttr):
     "A loader that repeats one batch"
     _default = 'dl'
-    def __init__(self,
-        dl:TfmdDL, # The original `DataLoader`, fastai's or any other
-        b:tuple, # The batch
-        n:int=1, # How often
-    ): self.dl,self.b,self.n = dl,b,n
+    def __init__(self, dl, b, n=1): self.dl,self.b,self.n = dl,b,n
     def __iter__(self): return iter([self.b]*self.n)
     def __len__(self): return self.n
 
 def _first_batch(dl): return first(copy_dl(dl, num_workers=0) if isinstance(dl, TfmdDL) else dl)
 
-def repeat_batches(
-    dls:DataLoaders, # Data of a stage
-    batches:list, # A batch per loader; None for no batch
-    n:int=1, # How often
-)->DataLoaders:
+def repeat_batches(dls, batches, n=1):
     "`dls` with `batches` instead of its own"
     res = copy(dls)
     res.loaders = [Repeated(dl, b, n if b is not None else 0) for dl,b in zip(dls.loaders, batches)]
     return res
 
-def try_batches(
-    learn:Learner, # The Learner that is to train
-    dls:DataLoaders, # Data, from `repeat_batches`
-    cbs:list=None, # Callbacks of the training
-    unfreeze:bool=False, # Train all layers, even if the body is frozen?
-    timer:Callback=None, # Callback that measures
-):
+def try_batches(learn, dls, cbs=None, unfreeze=False, timer=None):
     "Train and validate a copy of `learn` on all batches of `dls`"
     with same_random(), contextlib.redirect_stdout(io.StringIO()):
         try:
@@ -170,20 +145,13 @@ def try_batches(
                 if not trial.is_whole and not is_out_of_memory(e): return      # a missing callback may be the reason
                 raise without if e.part=='callback' else e      # a callback that fails on its own
 
-def try_step(
-    learn:Learner, # The Learner that is to train
-    dls:DataLoaders, # Data of a stage
-    cbs:list=None, # Callbacks of the training
-    unfreeze:bool=False, # Train all layers, even if the body is frozen?
-):
+def try_step(learn, dls, cbs=None, unfreeze=False):
     "Take one training step with a batch of `dls`. Raises `torch.OutOfMemoryError`; `learn` does not change"
     with same_random(): one = repeat_batches(dls, [_first_batch(dls.train), None])
     try_batches(learn, one, cbs, unfreeze)
 
 # %% ../nbs/09_trial.ipynb #f3925b7d
-def has_lazy(
-    model:nn.Module, # Any model
-)->bool:
+def has_lazy(model):
     "Does it have layers without weights yet, such as `nn.LazyLinear`?"
     return any(map(is_lazy, itertools.chain(model.parameters(), model.buffers())))
 
@@ -192,11 +160,7 @@ class _KeepModel(Callback):
     def after_pred(self): self.model_kept = self.learn.model
 
 @contextmanager
-def with_shapes(
-    learn:Learner, # The Learner that is to train
-    first_dls:callable, # Makes the data of its first stage
-    cbs:list=None, # Callbacks of the training
-):
+def with_shapes(learn, first_dls, cbs=None):
     "If layers of `learn` are lazy, give it in the block a copy of its model with the shapes of the first batch"
     own,keep = learn.model,_KeepModel()
     if not has_lazy(own): yield; return
@@ -263,13 +227,7 @@ def _load_times(dl, seconds):
     return times
 
 # %% ../nbs/09_trial.ipynb #c2e5aac5
-def try_stage(
-    learn:Learner, # The Learner that is to train
-    dls:DataLoaders, # Data of a stage
-    cbs:list=None, # Callbacks of the training
-    unfreeze:bool=False, # Train all layers, even if the body is frozen?
-    seconds:float=2., # Time for each measurement, seconds
-)->dict: # `model`, `loading`, `epoch`, `first` epoch in seconds, `memory` in MiB
+def try_stage(learn, dls, cbs=None, unfreeze=False, seconds=2.):
     "Time an epoch: model alone, loading alone, both; `learn` does not change. Raises `torch.OutOfMemoryError`"
     alone,both = _BatchTimer(float('inf')),_BatchTimer(seconds)
     if torch.cuda.is_available(): torch.cuda.reset_peak_memory_stats()

@@ -20,12 +20,7 @@ def _draw_zoom(x, min_scale, max_scale, batch):
     return x.new_empty(x.size(0)).uniform_(min_scale, max_scale).rsqrt()
 
 @delegates(Zoom, but=['min_zoom','max_zoom','p','draw'])
-def crop_zoom(
-    min_scale:float=0.75, # Smallest crop, as a share of the area
-    max_scale:float=1., # Largest crop, as a share of the area
-    batch:bool=False, # The same crop for all images of a batch?
-    **kwargs
-)->Zoom:
+def crop_zoom(min_scale=0.75, max_scale=1., batch=False, **kwargs):
     "A `Zoom` into a random crop of each image, of the image's own shape"
     if not 0<min_scale<=max_scale<=1:
         raise ValueError(f"min_scale={min_scale} and max_scale={max_scale} are shares of the area: pass numbers above"
@@ -34,10 +29,7 @@ def crop_zoom(
     return Zoom(draw=draw, p=1., batch=batch, **kwargs)
 
 # %% ../../nbs/07_augment.ipynb #99b154af
-def homography(
-    mat:Tensor, # Affine matrix of each image, (images, 2, 3)
-    warps:list, # Coordinate transforms of `Warp`, which come after
-)->Tensor: # (images, 3, 3)
+def homography(mat, warps):
     "The product of affine matrices and the projections of `warps`"
     n = len(mat)
     res = F.pad(mat.as_subclass(Tensor), (0,0,0,1))
@@ -77,10 +69,7 @@ def _samples_as_fastai():
 
 class AffineOnce(AffineCoordTfm):
     "The affine and warping transforms of `tfm`, with one projection of the coordinates of images"
-    def __init__(self,
-        tfm:AffineCoordTfm, # Any, or several composed, as `aug_transforms` makes them
-        size:int|tuple, # Size of the batch, px
-    ):
+    def __init__(self, tfm, size):
         super().__init__(tfm.aff_fs, tfm.coord_fs, hw(size), tfm.mode, tfm.pad_mode, tfm.mode_mask, tfm.align_corners)
         self.order = tfm.order
 
@@ -107,35 +96,22 @@ def get_presize(
     return short_size(tuple(round(o*by) for o in hw(size)))
 
 # %% ../../nbs/07_augment.ipynb #1c4e08d9
-def presize_keep(
-    min_scale:float, # Smallest crop in training, as a share of the area
-    max_scale:float=1., # Largest crop in training, as a share of the area
-)->float:
+def presize_keep(min_scale, max_scale=1.):
     "The share of the presize that is as sharp in validation, where nothing is cropped, as in training"
     return (min_scale*max_scale)**.12
 
 # %% ../../nbs/07_augment.ipynb #92c1d826
 class Presize(Resize):
     "`Resize` to `size` in training, in validation to a share `keep` of it"
-    def __init__(self,
-        size:int|tuple, # Size of training items, px: side of a square or (height, width)
-        keep:float=1., # Share of height and width in validation
-        resamples:tuple=(Image.BICUBIC, NEAREST), # Pillow's filters for images and masks
-        **kwargs # Of `Resize`: `method`, `pad_mode`
-    ):
+    def __init__(self, size, keep=1., resamples=(Image.BICUBIC, NEAREST), **kwargs):
         super().__init__(size, resamples=resamples, **kwargs)
         self.train_size,self.keep = self.size,keep
 
-    def size_for(self,
-        split_idx:int, # 0: training, 1: validation
-    )->fastuple: # (width, height), px
+    def size_for(self, split_idx):
         "The size of items"
         return fastuple(round(o*self.keep) for o in self.train_size) if split_idx else self.train_size
 
-    def before_call(self,
-        b:object, # An item
-        split_idx:int, # 0: training, 1: validation
-    ):
+    def before_call(self, b, split_idx):
         "Draw the place of the crop, and choose the size"
         super().before_call(b, split_idx)
         self.size = self.size_for(split_idx)
@@ -178,11 +154,7 @@ def _presize_for(resize, size, own):
     if isinstance(resize, Presize): most = [math.inf]*2       # made by the rule, for another size
     return [round(min(p, m)) for p,m in zip(hw(get_presize(size)), most)]
 
-def one_interpolation(
-    item_tfms:list, # Transforms of items
-    batch_tfms:list, # Transforms of batches
-    size:int|tuple, # Size that batches are to have, px
-)->tuple: # Both as lists, with copies of what has changed; None if they are of another kind
+def one_interpolation(item_tfms, batch_tfms, size):
     "Replace presizing, affine transforms and a crop of the batch by their like at `size` that interpolate once"
     resize,size = _only(item_tfms, _item_sizers),hw(size)
     affs,crops = ([t for t in batch_tfms if isinstance(t, o)] for o in (AffineCoordTfm,RandomResizedCropGPU))

@@ -43,20 +43,11 @@ def _plain_crop(p):
 # %% ../../nbs/07a_batches.ipynb #f1d54036
 class KeptItems:
     "The items of a dataset whose pixels are kept"
-    def __init__(self,
-        ds:Datasets, # With images first, and labels
-        pixels:Pixels, # Where the pixels of all its images are
-        files:list, # These images, one per item
-        cls:type=TensorImage, # What they become
-        create:callable=PILImage.create, # What their pixels stand in for
-    ):
+    def __init__(self, ds, pixels, files, cls=TensorImage, create=PILImage.create):
         store_attr()
         self.rows = [pixels.rows[str(o)] for o in files]
 
-    def getter(self,
-        resize:Resize, # How items are cropped
-        split_idx:int, # 0: training, 1: validation
-    )->callable: # From an index to an item; None if the pixels are not of that size
+    def getter(self, resize, split_idx):
         "What gets items as `resize` crops them"
         if isinstance(resize, Presize): w,h = resize.size_for(split_idx)
         else: w,h = resize.size
@@ -74,10 +65,7 @@ class KeptItems:
         return (self.pixels.crop(row, size, tl).as_subclass(self.cls), *labels)
 
 # %% ../../nbs/07a_batches.ipynb #74211b1f
-def create_batches(
-    self:TfmdDL, # A `DataLoader` with `KeptItems` as `kept`
-    samps:list, # Indices of items
-)->Iterator: # Of batches
+def create_batches(self, samps):
     "As fastai's `create_batches`, with items from pixels where nothing but a crop is made of them"
     resize = _plain_crop(self.after_item)
     is_usual = resize and self.kept.ds is self.dataset and reads_scaled(self.kept.create)
@@ -85,10 +73,7 @@ def create_batches(
     if get is None: return type(self).create_batches(self, samps)
     return map(self.do_batch, self.chunkify(filter(None, map(get, samps))))
 
-def batch_at_once(
-    dl:TfmdDL, # A `DataLoader` whose images are read by `ReadImage`
-    pixels:Pixels, # Where their pixels are
-):
+def batch_at_once(dl, pixels):
     "Let `dl` take batches from `pixels`, if its items are made in the usual way"
     if not _is_usual(dl): return
     last = dl.dataset.tls[0].tfms.fs[-1]

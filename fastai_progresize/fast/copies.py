@@ -17,10 +17,7 @@ from ..files import check_regular, file_fault, has_bars, is_of_process, raise_fa
 from .pixels import Pixels, disk_errors, disk_faults, source_key
 
 # %% ../../nbs/05_copies.ipynb #6fb9c4cc
-def presized_file(
-    fn:str|Path, # An image file
-    cache:Path, # Folder of copies of one size
-)->str:
+def presized_file(fn, cache):
     "Where the presized copy of `fn` is, or would be"
     return f"{cache}/{source_key(fn)}.jpg"
 

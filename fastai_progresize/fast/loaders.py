@@ -159,18 +159,11 @@ def fast(self:DataLoaders,
 # %% ../../nbs/08_loaders.ipynb #495fc6ea
 def _image_files(path, folders): return get_image_files(path, folders=folders).sorted()
 
-def seeded_split(
-    items:list, # Items to split
-    seed:int, # Seed of the split
-)->tuple: # Indices of the training and of the validation set
+def seeded_split(items, seed):
     "A fifth of `items` to validate with, the same at each call"
     with no_random(): return RandomSplitter(seed=seed)(items)   # `RandomSplitter` leaves torch's generator seeded
 
-def check_sides(
-    items:list, # Image files, in a folder for each class
-    splitter:callable, # From items to the indices of the training and of the validation set
-    path:Path, # Where they are from
-):
+def check_sides(items, splitter, path):
     "Raise a `ValueError` if a side of the split is empty, or if a class is only in that for validation"
     train,valid = ({parent_label(items[i]) for i in o} for o in splitter(items)[:2])
     for name,side in dict(train=train, validate=valid).items():
@@ -180,10 +173,7 @@ def check_sides(
         raise ValueError(f"There are images of {', '.join(sorted(valid-train))} in {path} to validate with, but none to"
                          " train with: add some, or remove the class")
 
-def folder_block(
-    path:Path, # Folder of images, with a sub-folder for each class
-    seed:int=42, # Seed of the random split of a folder without `train`
-)->DataBlock:
+def folder_block(path, seed=42):
     "A `DataBlock` to classify the images of `path`. Raises `ValueError` without at least two classes of them"
     want = "pass a folder of images, with a sub-folder for each"
     if not path.is_dir(): raise ValueError(f"{path} is not a folder: {want} class")

@@ -18,19 +18,12 @@ from ..files import (bar_if_long, check_regular, is_of_process, printable, raise
 # %% ../../nbs/04a_pixels.ipynb #e0abcc8c
 torch_modes = {Image.BILINEAR:'bilinear', Image.BICUBIC:'bicubic'}
 
-def image_planes(
-    im:Image.Image, # An image
-)->Tensor: # 8-bit, (channels, height, width)
+def image_planes(im):
     "The pixels of `im`, channels first"
     x = torch.from_numpy(np.array(im))
     return x[None] if x.ndim==2 else x.permute(2,0,1)
 
-def resize_planes(
-    x:Tensor, # 8-bit pixels, (channels, height, width)
-    box:tuple, # Part of it: left, top, right, bottom, px
-    size:tuple, # Size of the result, (width, height), px
-    mode:str, # 'bilinear' or 'bicubic'
-)->Tensor: # (channels, height, width)
+def resize_planes(x, box, size, mode):
     "The part `box` of `x` at `size`, antialiased; a slice if it has the size"
     (left,top,right,bottom),(w,h) = map(round, box),size
     if abs(box[2]-box[0]-w)<1 and abs(box[3]-box[1]-h)<1:       # has the size already: interpolating would blur it
@@ -39,21 +32,13 @@ def resize_planes(
     return F.interpolate(x[None,:,top:bottom,left:right], size[::-1], mode=mode, antialias=True)[0]
 
 # %% ../../nbs/04a_pixels.ipynb #9a762a70
-def cover_size(
-    full:tuple, # Size of an image, (width, height), px
-    size:int|tuple, # Size to cover, px: side of a square or (height, width)
-)->tuple: # (width, height), px
+def cover_size(full, size):
     "The smallest size with the shape of `full` that `size` can be cut from"
     h,w = hw(size)
     k = max(w/full[0], h/full[1])
     return max(w, round(full[0]*k)),max(h, round(full[1]*k))
 
-def load_image_pixels(
-    fn:str|Path, # An image file
-    new:tuple, # Size to decode it to, (width, height), px
-    mode:str='RGB', # Pillow's mode of the pixels
-    resample:int=Image.BICUBIC, # Pillow's filter
-)->Tensor: # 8-bit, (channels, height, width)
+def load_image_pixels(fn, new, mode='RGB', resample=Image.BICUBIC):
     "The whole image `fn` at the size `new`"
     check_regular(fn)
     with Image.open(fn) as im:
@@ -67,9 +52,7 @@ def load_image_pixels(
     return image_planes(im.resize(new, resample))
 
 # %% ../../nbs/04a_pixels.ipynb #406f303e
-def source_key(
-    fn:str|Path, # An image file
-)->str:
+def source_key(fn):
     "A hash of the path, modification time and length of `fn`"
     st = os.stat(fn)
     return hashlib.sha1(to_bytes(f'{os.path.abspath(fn)} {st.st_mtime_ns} {st.st_size}')).hexdigest()
@@ -77,16 +60,12 @@ def source_key(
 disk_errors = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
                errno.ENODEV)      # a disk whose files cannot be mapped
 
-def free_bytes(
-    folder:Path, # A folder, which need not be there yet
-)->int:
+def free_bytes(folder):
     "Free space on the disk of `folder`, bytes"
     return shutil.disk_usage(first(o for o in (folder,*folder.parents) if o.exists())).free
 
 @contextmanager
-def disk_faults(
-    folder:Path, # Folder that the block writes to
-):
+def disk_faults(folder):
     "Name the folder and the way out in errors of the disk"
     try: yield
     except OSError as e:
@@ -112,12 +91,7 @@ def _image_size(fn):
 # %% ../../nbs/04a_pixels.ipynb #aec9d97b
 class Pixels:
     "Images of one size, decoded once and kept in a file that processes share"
-    def __init__(self,
-        folder:Path, # Where the file is, or will be
-        size:int|tuple, # Size that each image covers, px: side of a square or (height, width)
-        mode:str='RGB', # Pillow's mode of the images, 'RGB' or 'L'
-        resample:int=Image.BICUBIC, # Pillow's filter
-    ):
+    def __init__(self, folder, size, mode='RGB', resample=Image.BICUBIC):
         self.folder,self.size,self.mode,self.resample,self.rows = folder,hw(size),mode,resample,{}
         name = '{}x{}-{}-{}'.format(*self.size, mode, Image.Resampling(resample).name.lower())
         self.file,self.index,self.lock = (folder/f'{name}.{o}' for o in ('pixels','index','lock'))
@@ -141,31 +115,21 @@ class Pixels:
         self._open()
     def __deepcopy__(self, memo): return self      # a copy would read gigabytes into memory
 
-    def full_size(self,
-        i:int, # Row of the index
-    )->tuple: # (width, height), px
+    def full_size(self, i):
         "The size of the source"
         return int(self.entries['full_w'][i]),int(self.entries['full_h'][i])
 
-    def factors(self,
-        i:int, # Row of the index
-    )->list: # Of width and height
+    def factors(self, i):
         "How many times smaller the pixels are than the source, in width and height"
         e = self.entries[i]
         return [int(e['full_w'])/int(e['w']),int(e['full_h'])/int(e['h'])]
 
-    def planes(self,
-        i:int, # Row of the index
-    )->Tensor: # 8-bit, (channels, height, width), in the file
+    def planes(self, i):
         "The pixels of an image, once it is there"
         w,h = int(self.entries['w'][i]),int(self.entries['h'][i])
         return self.data[self.at[i]:self.at[i]+len(self.mode)*h*w].view(-1, h, w)
 
-    def crop(self,
-        i:int, # Row of the index
-        size:tuple, # Size of the crop, (width, height), px
-        tl:tuple, # Its left and top in the source, px
-    )->Tensor: # 8-bit, (channels, height, width), in the file
+    def crop(self, i, size, tl):
         "The part of an image at `tl`, which needs no resizing"
         e,(w,h) = self.entries[i],size
         ew,eh = int(e['w']),int(e['h'])
@@ -230,9 +194,7 @@ def _claim(self:Pixels, end, n):
         if is_full: raise
 
 @patch
-def reserve(self:Pixels,
-    files:list, # Image files
-)->Pixels:
+def reserve(self:Pixels, files):
     "Find or claim a place for each of `files`. Raises `ValueError` for bad files, or if they do not fit on the disk"
     files = L(files).map(str).unique()
     try: keys = {f: source_key(f) for f in files}
@@ -252,9 +214,7 @@ def reserve(self:Pixels,
 
 # %% ../../nbs/04a_pixels.ipynb #96bfa84d
 @patch
-def fill(self:Pixels,
-    fn:str|Path, # One of the files that were reserved
-):
+def fill(self:Pixels, fn):
     "Decode `fn`, unless it is there"
     i = self.rows[str(fn)]
     if self.there[i]: return

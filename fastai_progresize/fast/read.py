@@ -50,11 +50,7 @@ class ScaledImage(PILImage):
         return res
 
     @classmethod
-    def create(cls,
-        fn:Path|str|Tensor|ndarray|bytes|Image.Image, # An image file, or an image in memory
-        cache:Path|Pixels=None, # Folder of presized copies, as `presize_images` returns it, or pixels that are kept
-        **kwargs # Of `load_image`, as `mode`: with any of them the image is decoded at once
-    ):
+    def create(cls, fn, cache=None, **kwargs):
         "An image from `fn`"
         if not isinstance(fn, (str,Path)) or kwargs: return cls.fastais.create(fn, **kwargs)     # images in memory stay
         if isinstance(cache, Pixels): return cls._from_pixels(fn, cache)
@@ -104,9 +100,7 @@ def _source(self:ScaledImage, need):
     return (_open_jpeg(self.fn) or Image.open(self.fn),[1,1]) if max(by)>1 and too_small else (f,by)
 
 @patch
-def decode_image(self:ScaledImage,
-    need:list=None, # By what factors width and height may be smaller than those of the original; None: not at all
-)->tuple: # The image, and by what factors it is smaller
+def decode_image(self:ScaledImage, need=None):
     "Decode the image, at 1/2, 1/4 or 1/8 of its size or from its presized copy if that is enough"
     f,by = self._source(need)
     if need is not None and isinstance(f, JpegImageFile):
@@ -143,14 +137,7 @@ def _crops_as_fastai(self:ScaledImage):
 
 # %% ../../nbs/06_read.ipynb #1c96332e
 @patch
-def crop_pad(self:ScaledImage,
-    sz:int|tuple, # Size of the crop, (width, height), px
-    tl:tuple=None, # Its left and top, px; None: in the middle
-    orig_sz:tuple=None, # Size of the image, (width, height), px; None: its own
-    pad_mode:PadMode=PadMode.Zeros, # How to pad beyond the image
-    resize_mode=BILINEAR, # Pillow's filter
-    resize_to:tuple=None, # Size of the result, (width, height), px; None: that of the crop
-):
+def crop_pad(self:ScaledImage, sz, tl=None, orig_sz=None, pad_mode=PadMode.Zeros, resize_mode=BILINEAR, resize_to=None):
     "As fastai's `crop_pad`, from no more pixels than the result needs"
     kwargs = dict(pad_mode=pad_mode, resize_mode=resize_mode, resize_to=resize_to)
     sz = fastuple(sz, sz) if isinstance(sz, int) else fastuple(sz)
@@ -190,11 +177,7 @@ class ScaledToTensor(ToTensor):
 # %% ../../nbs/06_read.ipynb #bcb877e6
 class ReadImage(Transform):
     "Read images as `image_cls`"
-    def __init__(self,
-        image_cls:type=ScaledImage, # `ScaledImage` or `ScaledImageBW`
-        cache:Path|Pixels=None, # Folder of presized copies, as `presize_images` returns it, or pixels that are kept
-        create:callable=None, # What it stands in for; None: `PILImage.create` or `PILImageBW.create`
-    ):
+    def __init__(self, image_cls=ScaledImage, cache=None, create=None):
         super().__init__()
         self.image_cls,self.cache,self.create = image_cls,cache,create or image_cls.fastais.create
 
@@ -208,9 +191,7 @@ class ReadImage(Transform):
 _scaled = {o.fastais: o for o in (ScaledImage,ScaledImageBW)}
 _modes = {PILImage:'RGB', PILImageBW:'L'}
 
-def reads_scaled(
-    create:callable, # What reads the images of a dataset
-)->bool:
+def reads_scaled(create):
     "Is `create` fastai's own, of a class that has a `ScaledImage`?"
     cls = getattr(create, '__self__', None)
     if cls not in _scaled or cls._open_args!={'mode':_modes[cls]}: return False
@@ -231,10 +212,7 @@ def _read_tl(tl, cache):
     res.tfms.fs = tl.tfms.fs.map(_read_tfm, cache=cache)
     return res
 
-def read_scaled(
-    ds:Datasets, # Any dataset
-    cache:Path|Pixels=None, # Folder of presized copies, as `presize_images` returns it, or pixels that are kept
-)->Datasets: # `ds` itself if it is of another kind
+def read_scaled(ds, cache=None):
     "A copy of `ds` whose images are read as `ScaledImage`"
     if not isinstance(ds, Datasets): return ds
     ds = copy(ds)
