@@ -27,7 +27,7 @@ def by_hand(learn, dls, n):
     learn.dls = dls[48]
     learn.fine_tune(n, 1e-3)
 
-def plan(n): return Plan((n,n), sizes, lr_max=(3e-3,1e-3))
+def plan(n): return Plan((n,n), sizes, lr_max=(3e-3,1e-3), fit='fine_tune')
 
 def in_one(learn, dls, n): learn.fit_progressive(plan(n), get_dls=lambda size,bs: dls[size], check=False)
 

@@ -45,7 +45,7 @@ def by_hand(path, lrs, bs=64, tfms={}, **kwargs):
 def in_one(path, lrs, bs=64, tfms={}, **kwargs):
     res,dls = {},partial(get_dls, path=path, num_workers=workers, **tfms)
     learn = learner(dls(128, bs), 10, **kwargs)
-    plan = Plan((4,2), (64,128), lr_max=lrs)
+    plan = Plan((4,2), (64,128), lr_max=lrs, fit='fine_tune')
     with learn.no_bar(), learn.no_logging(), timed(res): learn.fit_progressive(plan, get_dls=dls)
     return res | validated(learn)
 

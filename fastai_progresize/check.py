@@ -46,7 +46,8 @@ def _content(o):
 
 def _row_keys(df):
     try: return [f'row {o:x}' for o in pd.util.hash_pandas_object(df, index=False)]
-    except (TypeError,UnicodeEncodeError): return map(_content, bar_if_long(list(df.itertuples(index=False))))    # arrays in cells, odd names
+    except (TypeError,UnicodeEncodeError):      # arrays in cells, odd names
+        return map(_content, bar_if_long(list(df.itertuples(index=False))))
 
 def _index_keys(tl):
     "Row numbers, with the content of the first row, which tells datasets apart"

@@ -16,7 +16,7 @@ from .data import is_empty, probe_batch, same_random
 from .distrib import on_rank0
 from .run import Run, RunCallback
 from .state import is_own, lost_attrs, plain, run_state, set_run_state, values_before
-from .same import check_plan, describe, run_plan
+from .same import check_plan, run_plan
 from .trial import NotCopied, fit_trial, has_lazy, repeat_batches, trial_learner
 
 # %% ../nbs/16_checkpoint.ipynb #227c3f4a

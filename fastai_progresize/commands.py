@@ -151,7 +151,7 @@ def progresize_fit(
     from fastai_progresize.plan import Plan
     from fastai_progresize.files import warn_once
     from fastai_progresize.cli import bars_in_terminal, fit_folder, folder_learner, partial
-    plan = Plan(epochs, sizes, size=224, bs=bs, fit=fit)
+    plan = Plan(epochs, sizes, size=None if sizes else 224, bs=bs, fit=fit)
     learner = partial(folder_learner, arch=arch, pretrained=pretrained, lr=lr)
     with bars_in_terminal(), warn_once():
         fit_folder(Path(path), Path(out), plan, compare, seed, learner, checkpoint, resume, preflight or None,

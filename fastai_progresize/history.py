@@ -12,7 +12,6 @@ import itertools, sys
 from time import perf_counter
 from fastai.vision.all import *
 from .stage import Stage, check_count, check_figure, check_table, hw
-from .plan import Plan
 from .phase import draw_stages
 from .files import bars_like, has_bars
 from .data import get_bs, image_size, probe_batch, same_random
@@ -75,7 +74,7 @@ class StageRecorder(RunCallback):
 
     def size_metric(self)->ValueMetric:
         "The size as a metric, for tables and logs: a number, the height of rectangles"
-        return ValueMetric(partial(max, self.px), 'size')       # a list, so that an export needs nothing of this package
+        return ValueMetric(partial(max, self.px), 'size')       # a list: an export needs nothing of this package
 
 # %% ../nbs/13_history.ipynb #7f7c1a57
 @patch
@@ -211,7 +210,7 @@ def validate_sizes(self:Learner,
     sizes:list, # Sizes to validate at, px, ints or (height, width)
     bs:int=None, # Batch size, images; None: that of the learner's `dls`
     get_dls:callable=None, # Function of `size` and `bs` that returns `DataLoaders`; None: `learn.dls.at_size`
-    fast:bool|dict=False, # Without `get_dls`, load with `dls.fast()`, whose pixels differ a little? A dict: its arguments
+    fast:bool|dict=False, # Without `get_dls`, load with `dls.fast()`? Its pixels differ a little. A dict: its arguments
     recalibrate:bool=False, # Estimate BatchNorm's statistics at each size? The model keeps its own
     n_batch:int=200, # Largest number of training batches to estimate them from
     show_plot:bool=True, # Plot loss and metrics by size?

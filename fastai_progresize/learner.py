@@ -245,7 +245,7 @@ def fit(self:Run, checkpoint=None, resume=False, wd=None, moms=None, reset_opt=F
 def fit_progressive(self:Learner,
     n_epoch:int|tuple|list, # Epochs of the whole model, or one number per size, or `Stage`s, or a `Plan`
     sizes:list=None, # Sizes in px, smallest first, ints or (height, width); None: up to three, ending at the learner's
-    lr_max:float|slice|list=None, # Highest lr (`base_lr`), or one per size for a `fit` per size; None: the learner's
+    lr_max:float|slice|list=None, # Highest lr (`base_lr`), or one per size for a `fit` per size; None: learner's
     bs:int|str|list=None, # Batch size in images, one or one per size; None: the learner's; 'auto': as much as fits
     fit:str=None, # 'flat_cos' (None), 'single_cycle', 'fine_tune' (None if the body is frozen) or 'fit_one_cycle'
     get_dls:callable=None, # Function of `size` and `bs` that returns `DataLoaders`; None: `learn.dls.at_size`

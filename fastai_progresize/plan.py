@@ -119,7 +119,7 @@ class Plan:
         *,
         size:int|tuple=None, # Final size in px, if `sizes` is None; None: the size of the learner's `dls`
         bs:int|str|list=None, # Batch size in images, one or one per size; None: the learner's; 'auto': as much as fits
-        lr_max:float|slice|list=None, # Highest lr (`base_lr`), or one per size for a `fit` per size; None: the learner's
+        lr_max:float|slice|list=None, # Highest lr (`base_lr`), or one per size for a `fit` per size; None: learner's
         fit:str=None, # 'flat_cos' (None), 'single_cycle', 'fine_tune' (None if the body is frozen) or 'fit_one_cycle'
         freeze_epochs:int=None, # Epochs of the head alone, before an int `n_epoch` or at each `fine_tune`; None: one
         pct_start:float=None, # Share of a cycle with rising lr; None: .25, .3 in `fine_tune` (.99 while frozen, always)
@@ -134,6 +134,8 @@ class Plan:
         n_epoch,sizes,size,bs,lr_max = (args[k] for k in ('n_epoch','sizes','size','bs','lr_max'))
         self.fit,self.cycle = fit,{k: args[k] for k in _cycle}
         if size is not None: hw(size)
+        if size is not None and sizes is not None:
+            raise ValueError(f"size={size!r}: the last of sizes={sizes!r} is the final one: pass either of them")
         if fit is not None: check_fit(fit)
         _check_cycle(**self.cycle)
         if self.fit=='flat_cos' and div is not None:
@@ -241,8 +243,9 @@ def _head_first(n_epoch, sizes, size, freeze_epochs, **kwargs):
 @patch
 def _closed(self:Plan, size, frozen):
     "The plan with its stages and its fit"
-    args = {**self.open_args, 'size':ifnone(self.open_args['size'], size), 'fit':self.fit or self.first_fit(frozen)}
-    has_sizes = self.stages or args['size']
+    args = {**self.open_args, 'fit':self.fit or self.first_fit(frozen)}
+    if not self.stages: args['size'] = size
+    has_sizes = self.stages or size
     if frozen and has_sizes and self.is_total and args['fit']=='fine_tune':
         args.update(n_epoch=_head_first(**args), sizes=None)
     res = Plan(**args)

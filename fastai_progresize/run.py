@@ -76,6 +76,8 @@ def _check_run(get_dls, valid_size, fast):
     if not isinstance(fast, (bool,dict)):
         raise ValueError(f"fast={fast!r}: pass True, False, or a dict of arguments of `dls.fast`")
     if isinstance(fast, dict): check_names(fast, DataLoaders.fast)
+    if get_dls is not None and isinstance(fast, dict):
+        raise ValueError(f"fast={fast}: `get_dls` loads images in its own way: omit it, or use it in your `get_dls`")
 
 def _callbacks(cbs):
     res = L(cbs).map(lambda o: o() if isinstance(o, type) and issubclass(o, Callback) else o)

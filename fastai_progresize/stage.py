@@ -119,7 +119,7 @@ class Stage:
     size:int|tuple # Side of a square or (height, width), px
     n_epoch:int # Epochs passed to the stage's fit; `fine_tune` trains `freeze_epochs` more before them
     bs:int=None # Batch size, images; None: the one of the learner's `dls`
-    lr:float|slice=None # `lr_max` of `fit_one_cycle`, `base_lr` of `fine_tune`; None: the learner's, later a third of it
+    lr:float|slice=None # `lr_max` of `fit_one_cycle`, `base_lr` of `fine_tune`; None: learner's, later a third of it
     fit:str=None # 'fine_tune' or 'fit_one_cycle'; None: as the plan says
     freeze_epochs:int=None # Epochs with a frozen body that `fine_tune` begins with; None: one
     n_acc:int=None # Images per step to accumulate gradients over, if memory holds fewer (bs='auto')

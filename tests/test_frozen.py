@@ -208,6 +208,14 @@ def test_unused_of_a_stage():
     with pytest.raises(ValueError, match="freeze_epochs=2: fit='fit_one_cycle' has no frozen epochs"):
         Stage(32, 1, fit='fit_one_cycle', freeze_epochs=2)
 
+def test_unused_of_others(dls):
+    "A size beside sizes, and how to load fast beside `get_dls`"
+    with pytest.raises(ValueError, match=re.escape('size=96: the last of sizes=(32, 64) is the final one')):
+        Plan(5, (32,64), size=96)
+    learn = small_learner(dls)
+    with refused(learn, "fast={'cache': True}: `get_dls` loads images in its own way"):
+        learn.fit_progressive(2, (24,48), get_dls=lambda size,bs: dls, fast=dict(cache=True))
+
 def test_freeze_epochs_of_stages():
     "The plan's, where a `Stage` has none of its own"
     plan = Plan([Stage(24, 1), Stage(32, 1, freeze_epochs=1), Stage(48, 1)], fit='fine_tune', freeze_epochs=3)

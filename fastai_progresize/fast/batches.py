@@ -10,10 +10,8 @@ __all__ = []
 # %% ../../nbs/07a_batches.ipynb #8d1a221a
 from types import MethodType
 from fastai.vision.all import *
-from ..stage import hw
 from ..files import dataset_files, is_from, is_untouched
 from ..data import same_random
-from .pixels import Pixels
 from .read import ReadImage, ScaledToTensor, reads_scaled
 from .augment import Presize
 
