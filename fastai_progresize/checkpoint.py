@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from .files import printable, whole_file
 from .data import is_empty, probe_batch, same_random
 from .distrib import on_rank0
-from .run import Run, RunCallback
+from .run import RunCallback
 from .state import is_own, lost_attrs, plain, run_state, set_run_state, values_before
 from .same import check_plan, run_plan
 from .trial import NotCopied, fit_trial, has_lazy, repeat_batches, trial_learner
@@ -251,12 +251,11 @@ class _TrySaving(Callback):
         torch.save(state, io.BytesIO())
         self.lost = {o.name: names for o in self.learn.cbs if is_own(o) and (names := lost_attrs(o))}
 
-@patch
-def _try_saving(self:Run, dls):
+def _try_saving(run, dls):
     "Raise a `ValueError` if a part of the run cannot be saved"
     with same_random(), contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(NotCopied):
         batches = repeat_batches(dls, [None if is_empty(o) else probe_batch(o) for o in dls.loaders[:2]])
-        with trial_learner(self.learn, batches, **self.trial) as trial:
+        with trial_learner(run.learn, batches, **run.trial) as trial:
             saving = _TrySaving()
             try: fit_trial(trial, saving)
             except Exception as e:
@@ -264,10 +263,9 @@ def _try_saving(self:Run, dls):
             return saving.lost
     return {}
 
-@patch
-def _check_saving(self:Run, dls):
+def _check_saving(run, dls):
     "Raise a `ValueError` for state that cannot be saved, or would start over when the run is resumed"
-    lost = self._try_saving(dls)
+    lost = _try_saving(run, dls)
     if not lost: return
     (cb,names),*_ = lost.items()
     raise ValueError(f"`{cb}` has no `state_dict`: what it keeps as {', '.join(names)} would start over when the run is"
@@ -279,21 +277,20 @@ def _describe(plan, s):
     text = f'{s.size} px, {s.total} epochs, bs={s.bs}, lr={lr}, {fit}'
     return ', '.join([text, *(f'{k}={v}' for k,v in dict(n_acc=s.n_acc, aug=s.aug).items() if v is not None)])
 
-@patch
 @contextmanager
-def checkpointing(self:Run, name, resume, cbs, **settings):
+def checkpointing(run, name, resume, cbs, **settings):
     "The callback that saves the run, with the state to continue from"
     if not name: yield; return
-    if has_lazy(self.learn.model):
+    if has_lazy(run.learn.model):
         raise ValueError(f"checkpoint={name!r}: lazy layers, such as `nn.LazyLinear`, have no weights to save yet: call"
                          " the model with a batch first, as in `learn.model(learn.dls.one_batch()[0])`")
-    file = checkpoint_file(self.learn, name)
+    file = checkpoint_file(run.learn, name)
     with same_random():
-        dls = self.stage_dls(self.plan[0])
-        settings.update(stages=[_describe(self.plan, s) for s in self.plan], phases=list(map(str, self.plan.phases)),
-                        valid_size=self.valid and self.valid.size, fast=str(self.fast))
-        plan = plain(run_plan(self.learn, dls, cbs, **settings))
+        dls = run.stage_dls(run.plan[0])
+        settings.update(stages=[_describe(run.plan, s) for s in run.plan], phases=list(map(str, run.plan.phases)),
+                        valid_size=run.valid and run.valid.size, fast=str(run.fast))
+        plan = plain(run_plan(run.learn, dls, cbs, **settings))
     with only_run(file):
         state = on_rank0(load_checkpoint, file, plan, resume)
-        if self.checks: self._check_saving(dls)
+        if run.checks: _check_saving(run, dls)
         yield Checkpoint(file, plan, state)

@@ -21,8 +21,8 @@ from .check import SplitCheck, check_stage
 from .distrib import broadcast_on_cpu, on_rank0, one_logs, wrap_again
 from .run import Run, RunCallback, check_names
 from .history import StageRecorder
-from . import preflight     # for `Run.fit_memory`
-from .checkpoint import mend_best, resumed
+from .preflight import fit_memory
+from .checkpoint import checkpointing, mend_best, resumed
 
 # %% ../nbs/17_learner.ipynb #f1a0c524
 class ProgressiveResize(RunCallback):
@@ -194,13 +194,12 @@ def _check_fit_args(checkpoint, resume, wd, moms, fit):
     if wd is not None and not (is_number(wd) and 0<=wd<float('inf')):
         raise ValueError(f"wd={wd!r}: pass a finite number of at least 0")
 
-@patch
-def _callbacks(self:Run, resize, recorder, moms):
+def _run_callbacks(run, resize, recorder, moms):
     "All callbacks of the run"
-    res = [resize, ProgressiveSchedule(self.plan, moms), recorder, *self.cbs]
-    accumulates = any(isinstance(o, GradientAccumulation) for o in self.learn.cbs+self.cbs)
-    if any(s.n_acc for s in self.plan) and not accumulates: res.append(StageAccumulation(self.plan))
-    if _mixes(self.learn.cbs+self.cbs) and any(s.aug is not None for s in self.plan): res.append(StageMix(self.plan))
+    res = [resize, ProgressiveSchedule(run.plan, moms), recorder, *run.cbs]
+    accumulates = any(isinstance(o, GradientAccumulation) for o in run.learn.cbs+run.cbs)
+    if any(s.n_acc for s in run.plan) and not accumulates: res.append(StageAccumulation(run.plan))
+    if _mixes(run.learn.cbs+run.cbs) and any(s.aug is not None for s in run.plan): res.append(StageMix(run.plan))
     return res
 
 @contextmanager
@@ -211,33 +210,31 @@ def _with_metric(learn, metric):
     finally: learn.metrics = own
 
 # %% ../nbs/17_learner.ipynb #39f03d2a
-@patch
-def prepare(self:Run):
+def prepare(run):
     "Check data, model and memory, and show the run. Raises `ValueError` if it cannot be trained"
-    if self.checks: on_rank0(self.check)
-    self.fit_memory()
-    if self.learn.logger is not noop and not rank_distrib(): _show(self)
-    if self.learn.__dict__.get('pretrained') and len(self.plan)>1: _warn_pretrained()
+    if run.checks: on_rank0(run.check)
+    fit_memory(run)
+    if run.learn.logger is not noop and not rank_distrib(): _show(run)
+    if run.learn.__dict__.get('pretrained') and len(run.plan)>1: _warn_pretrained()
 
-@patch
-def fit(self:Run, checkpoint=None, resume=False, wd=None, moms=None, reset_opt=False):
-    "Train"
-    _check_fit_args(checkpoint, resume, wd, moms, self.plan.fit)
-    self.prepare()
-    learn,resize = self.learn,ProgressiveResize(self.plan, self.stage_dls, self.checks)
-    recorder = StageRecorder(self.plan)
-    cbs = self._callbacks(resize, recorder, moms)
-    with (self.checkpointing(checkpoint, resume, cbs, moms=moms, wd=wd) as saver, _restored(learn, cbs, recorder),
+def fit_run(run, checkpoint=None, resume=False, wd=None, moms=None, reset_opt=False):
+    "Train `run`, with all that belongs to it in place until it ends"
+    _check_fit_args(checkpoint, resume, wd, moms, run.plan.fit)
+    prepare(run)
+    learn,resize = run.learn,ProgressiveResize(run.plan, run.stage_dls, run.checks)
+    recorder = StageRecorder(run.plan)
+    cbs = _run_callbacks(run, resize, recorder, moms)
+    with (checkpointing(run, checkpoint, resume, cbs, moms=moms, wd=wd) as saver, _restored(learn, cbs, recorder),
           one_logs(learn, cbs) as cbs, name_unreadable(learn), broadcast_on_cpu(learn),
           _with_metric(learn, recorder.size_metric()), resumed(learn, saver, resize)):
-        try: learn.fit(self.plan.n_epoch, wd=wd, cbs=cbs + L(saver), reset_opt=reset_opt)
+        try: learn.fit(run.plan.n_epoch, wd=wd, cbs=cbs + L(saver), reset_opt=reset_opt)
         except KeyboardInterrupt:
             if saver and saver.file.exists():
                 print(printable(f"Interrupted in epoch {learn.epoch}: the same call with resume=True continues from"
                                 f" {saver.file}"))
             raise
-    at_end = resize.index==len(self.plan)-1      # not if it stopped early
-    learn.dls = self.final_dls(resize.current if at_end else None)
+    at_end = resize.index==len(run.plan)-1      # not if it stopped early
+    learn.dls = run.final_dls(resize.current if at_end else None)
 
 # %% ../nbs/17_learner.ipynb #d02b32aa
 @patch
@@ -264,4 +261,4 @@ def fit_progressive(self:Learner,
     check_names(kwargs, Learner.fit_progressive)
     run = Run(self, n_epoch, sizes, lr_max=lr_max, bs=bs, fit=fit, get_dls=get_dls, valid_size=valid_size, fast=fast,
               check=check, cbs=cbs, **kwargs)
-    with warn_once(): run.fit(checkpoint, resume, wd, moms, reset_opt)
+    with warn_once(): fit_run(run, checkpoint, resume, wd, moms, reset_opt)

@@ -11,8 +11,7 @@ __all__ = []
 import inspect
 from dataclasses import dataclass
 from fastai.vision.all import *
-from .stage import check_count, check_figure
-from .plan import Plan
+
 
 # %% ../nbs/02_phase.ipynb #38fe5b73
 @dataclass(frozen=True)
@@ -35,53 +34,41 @@ class Phase:
 # %% ../nbs/02_phase.ipynb #205f2232
 def _default(fit, name): return inspect.signature(getattr(Learner, fit)).parameters[name].default
 
-@patch
-def _phase(self:Plan, fit, start, n_epoch, lr, freeze=None, **kwargs):
-    "A `Phase` shaped by `kwargs`, else by the plan, else by fastai's `fit`"
-    shape = {**self.cycle, **kwargs}
+def _phase(cycle, fit, start, n_epoch, lr, freeze=None, **kwargs):
+    "A `Phase` shaped by `kwargs`, else by the plan's `cycle`, else by fastai's `fit`"
+    shape = {**cycle, **kwargs}
     shape = {k: ifnone(shape[k], _default(fit, k)) for k in ('pct_start','div','div_final')}
     return Phase(start, n_epoch, lr, freeze=freeze, **shape)
 
-@patch
-def _fine_tune(self:Plan, s, start):
+def _fine_tune(cycle, s, start):
     "The phases of a `fine_tune`"
     if s.lr is None:
         raise ValueError("This plan leaves `lr` to the learner: pass `lr_max`, or use `plan.for_learner(learn)`")
-    lr_mult = ifnone(self.cycle['lr_mult'], _default('fine_tune', 'lr_mult'))
+    lr_mult = ifnone(cycle['lr_mult'], _default('fine_tune', 'lr_mult'))
     div = _default('fit_one_cycle', 'div')
-    frozen = self._phase('fit_one_cycle', start, s.n_frozen, slice(s.lr), freeze=True, pct_start=0.99, div=div)
+    frozen = _phase(cycle, 'fit_one_cycle', start, s.n_frozen, slice(s.lr), freeze=True, pct_start=0.99, div=div)
     lr = s.lr/2
-    whole = self._phase('fine_tune', start+s.n_frozen, s.n_epoch, slice(lr/lr_mult, lr), freeze=False)
+    whole = _phase(cycle, 'fine_tune', start+s.n_frozen, s.n_epoch, slice(lr/lr_mult, lr), freeze=False)
     return [frozen,whole] if s.n_frozen else [whole]
 
-@patch
-def _flat_cos(self:Plan):
+def _flat_cos(plan):
     "Flat while the sizes grow, annealed at the final one"
-    grown = self.starts[-1]/self.n_epoch or _default('fit_flat_cos', 'pct_start')
-    shape = {k: ifnone(self.cycle[k], v) for k,v in dict(pct_start=grown, div_final=1e5).items()}
-    return Phase(0, self.n_epoch, self.lr, div=None, **shape)
+    grown = plan.starts[-1]/plan.n_epoch or _default('fit_flat_cos', 'pct_start')
+    shape = {k: ifnone(plan.cycle[k], v) for k,v in dict(pct_start=grown, div_final=1e5).items()}
+    return Phase(0, plan.n_epoch, plan.lr, div=None, **shape)
 
 # %% ../nbs/02_phase.ipynb #9ebaebfb
-@patch(as_prop=True)
-def phases(self:Plan)->list: # Consecutive `Phase`s
-    "The cycles of the run"
-    if self.fit is None:
+def plan_phases(plan):
+    "The cycles of a run, as consecutive `Phase`s"
+    if plan.fit is None:
         raise ValueError("This plan leaves `fit` to the learner: pass it, or use `plan.for_learner(learn)`")
-    if self.fit=='flat_cos': return [self._flat_cos()]
-    if self.single: return [self._phase('fit_one_cycle', 0, self.n_epoch, self.lr)]
+    if plan.fit=='flat_cos': return [_flat_cos(plan)]
+    if plan.single: return [_phase(plan.cycle, 'fit_one_cycle', 0, plan.n_epoch, plan.lr)]
     res = []
-    for s,start in zip(self, self.starts):
-        if s.fit=='fine_tune': res += self._fine_tune(s, start)
-        else: res.append(self._phase('fit_one_cycle', start, s.n_epoch, s.lr))
+    for s,start in zip(plan, plan.starts):
+        if s.fit=='fine_tune': res += _fine_tune(plan.cycle, s, start)
+        else: res.append(_phase(plan.cycle, 'fit_one_cycle', start, s.n_epoch, s.lr))
     return res
-
-@patch
-def phase_at(self:Plan,
-    epoch:int, # Epoch of the run, from 0
-)->Phase:
-    "The phase that `epoch` belongs to"
-    check_count('epoch', epoch, 0)
-    return last(o for o in self.phases if o.start<=epoch)
 
 # %% ../nbs/02_phase.ipynb #5a4ad3a9
 def draw_stages(ax, spans):
@@ -93,21 +80,3 @@ def draw_stages(ax, spans):
                 transform=ax.get_xaxis_transform())
     ax.set_xlim(spans[0][0], spans[-1][1])
     ax.xaxis.get_major_locator().set_params(integer=True)
-
-# %% ../nbs/02_phase.ipynb #be033fe3
-@patch
-def plot(self:Plan,
-    ax:plt.Axes=None, # matplotlib axes, new ones if None
-    figsize:tuple=(6,2.5), # Size of a new figure, inches
-):
-    "Plot size and lr over epochs; if the plan leaves lr open, relative to the learner's"
-    if not self.stages: raise ValueError("This plan leaves its sizes to the learner: plot `plan.for_learner(learn)`")
-    check_figure(ax, figsize)
-    if ax is None: ax = plt.subplots(figsize=figsize)[1]
-    draw_stages(ax, [(o, o+s.total, s.size) for s,o in zip(self, self.starts)])
-    x = np.linspace(0, 1, 100)
-    for p in self.filled(lr=1.).phases:
-        f = p.scheds(p.lr.stop if isinstance(p.lr, slice) else p.lr)['lr']
-        ax.plot(p.start+x*p.n_epoch, [f(o) for o in x], color='C0')
-    ax.set(xlabel='epoch', ylabel='lr')
-    return ax

@@ -13,7 +13,10 @@ from dataclasses import replace
 from fastai.vision.all import *
 from .stage import Stage, check_aug, check_count, check_fit, check_lr, check_positive, default_shares
 from .stage import default_sizes, hw, is_list, is_number, scratch_fit, share_epochs, short_size
-from .stage import whole_fits
+from .stage import check_figure, whole_fits
+from .phase import Phase, draw_stages, plan_phases
+from .files import name_unreadable
+from .data import get_bs, image_size
 
 # %% ../nbs/01_plan.ipynb #cb3ba648
 def _per_size(name, o, n):
@@ -253,6 +256,35 @@ def _closed(self:Plan, size, frozen):
     if self.fit is None: res.is_frozen = frozen
     return res
 
+# %% ../nbs/01_plan.ipynb #cb9be61e
+def _default_lr(learn, fit):
+    "The lr of `opt_func`, or `learn.lr`; in `fine_tune` its own `base_lr`, if the learner has fastai's default"
+    f = learn.opt_func
+    lr = f.keywords.get('lr') if isinstance(f, partial) else None
+    if lr is not None and learn.opt is None: return lr      # `learn.lr`, once there is an optimizer
+    if fit!='fine_tune' or lr is not None or learn.lr!=defaults.lr: return learn.lr
+    return inspect.signature(Learner.fine_tune).parameters['base_lr'].default
+
+def _is_frozen(learn):
+    "Is the body frozen as `learn.freeze()` does it: all of the first group but norm layers, and not all of the last?"
+    model = get_model(learn.model)
+    groups = L(learn.splitter(model)) if learn.opt is None else learn.opt.param_lists
+    if len(groups)<2 or isinstance(groups[0], Tensor): return False
+    norms = {id(p) for p in norm_bias_params(model, with_bias=False)}      # which `freeze` leaves as they are
+    body = [p for p in groups[0] if id(p) not in norms]
+    return bool(body) and not any(p.requires_grad for p in body) and any(p.requires_grad for p in groups[-1])
+
+@patch
+def for_learner(self:Plan,
+    learn:Learner, # The Learner that is to train
+)->Plan:
+    "The same plan, with open values from `learn`: final size, `bs`, `lr`, and the first fit, by its frozen body"
+    if not isinstance(learn, Learner): raise ValueError(f"learn={learn!r}: pass a `Learner`")
+    with name_unreadable(learn): size = None if self.stages else image_size(learn.dls)
+    frozen = _is_frozen(learn)
+    lr = _default_lr(learn, self.first_fit(frozen) if frozen else None)
+    return self.filled(size, get_bs(learn.dls), lr, frozen)
+
 # %% ../nbs/01_plan.ipynb #13386236
 @patch(as_prop=True)
 def n_epoch(self:Plan):
@@ -278,6 +310,51 @@ def stage_at(self:Plan,
 def rel_cost(self:Plan):
     "Pixels of the run, relative to the same number of epochs at the final size"
     return sum(s.pixels*s.total for s in self)/(self[-1].pixels*self.n_epoch)
+
+# %% ../nbs/01_plan.ipynb #81d5e21f
+@patch(as_prop=True)
+def phases(self:Plan)->list: # Consecutive `Phase`s
+    "The cycles of the run"
+    return plan_phases(self)
+
+@patch
+def phase_at(self:Plan,
+    epoch:int, # Epoch of the run, from 0
+)->Phase:
+    "The phase that `epoch` belongs to"
+    check_count('epoch', epoch, 0)
+    return last(o for o in self.phases if o.start<=epoch)
+
+# %% ../nbs/01_plan.ipynb #8f72b7b0
+@patch
+def plot(self:Plan,
+    ax:plt.Axes=None, # matplotlib axes, new ones if None
+    figsize:tuple=(6,2.5), # Size of a new figure, inches
+):
+    "Plot size and lr over epochs; if the plan leaves lr open, relative to the learner's"
+    if not self.stages: raise ValueError("This plan leaves its sizes to the learner: plot `plan.for_learner(learn)`")
+    check_figure(ax, figsize)
+    if ax is None: ax = plt.subplots(figsize=figsize)[1]
+    draw_stages(ax, [(o, o+s.total, s.size) for s,o in zip(self, self.starts)])
+    x = np.linspace(0, 1, 100)
+    for p in self.filled(lr=1.).phases:
+        f = p.scheds(p.lr.stop if isinstance(p.lr, slice) else p.lr)['lr']
+        ax.plot(p.start+x*p.n_epoch, [f(o) for o in x], color='C0')
+    ax.set(xlabel='epoch', ylabel='lr')
+    return ax
+
+# %% ../nbs/01_plan.ipynb #3f0c0e6e
+@patch
+def with_bs(self:Plan,
+    bs:dict, # The bs that fits, images, by (size, bs)
+)->Plan:
+    "The plan with a bs that fits at each size, accumulating gradients up to its original bs"
+    def _stage(s):
+        fits = bs[s.size,s.bs]
+        return s if fits==s.bs else replace(s, bs=fits, n_acc=s.n_acc or s.bs)
+    res = Plan(self)
+    res.auto_bs,res.stages = False,tuple(map(_stage, self))
+    return res
 
 # %% ../nbs/01_plan.ipynb #56f5fcb7
 @patch

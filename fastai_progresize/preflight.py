@@ -27,14 +27,13 @@ def _free_memory():
     gc.collect()
     if torch.cuda.is_available(): torch.cuda.empty_cache()
 
-@patch
-def fitting(self:Run, stage, attempt=try_step, **kwargs):
+def largest_bs(run, stage, attempt=try_step, **kwargs):
     "Try a stage, halving the bs each time memory runs out. Raises `ValueError` if not even one image fits"
     error = None
     while True:
         try:
-            with same_random(): dls = self.stage_dls(stage)
-            with name_unreadable(self.learn): return stage,attempt(self.learn, dls, **self.trial, **kwargs),error
+            with same_random(): dls = run.stage_dls(stage)
+            with name_unreadable(run.learn): return stage,attempt(run.learn, dls, **run.trial, **kwargs),error
         except Exception as e:
             if not is_out_of_memory(e): raise
             error = str(e).split('\n')[0]
@@ -50,41 +49,27 @@ def _largest_first(plan):
     different = {replace(s, n_epoch=1, lr=None, fit=None, freeze_epochs=None, n_acc=None) for s in plan}
     return sorted(different, key=lambda s: s.pixels*(s.bs or 1), reverse=True)
 
-@patch
-def tried(self:Run, stages, **kwargs):
+def try_stages(run, stages, **kwargs):
     "Try `stages`. Raises `ValueError` if one does not fit in memory, unless bs='auto'"
     res = {}
     for s in stages:
-        with self.with_shapes(): fits,result,error = self.fitting(s, **kwargs)
-        if error and not self.plan.auto_bs:
+        with run.with_shapes(): fits,result,error = largest_bs(run, s, **kwargs)
+        if error and not run.plan.auto_bs:
             raise ValueError(f"bs={s.bs} at {s.size} px does not fit in memory ({error}), bs={fits.bs} does: pass"
                              f" bs={fits.bs} for this size, or bs='auto'")
         res[s.size,s.bs] = fits.bs,result
     _free_memory()
     return res
 
-@patch
-def with_bs(self:Plan,
-    bs:dict, # The bs that fits, images, by (size, bs)
-)->Plan:
-    "The plan with a bs that fits at each size, accumulating gradients up to its original bs"
-    def _stage(s):
-        fits = bs[s.size,s.bs]
-        return s if fits==s.bs else replace(s, bs=fits, n_acc=s.n_acc or s.bs)
-    res = Plan(self)
-    res.auto_bs,res.stages = False,tuple(map(_stage, self))
-    return res
-
-@patch
-def fit_memory(self:Run):
+def fit_memory(run):
     "If `bs` is 'auto', find one that fits; else, on a GPU, raise `ValueError` if the plan's does not"
-    if self.plan.auto_bs:
+    if run.plan.auto_bs:
         if num_distrib()>1:
             raise ValueError("bs='auto' works in one process only: run `learn.preflight(..., bs='auto')` in one, and"
                              " pass the bs that it finds")
-        found = self.tried(_largest_first(self.plan))
-        self.plan = self.plan.with_bs({k: bs for k,(bs,_) in found.items()})
-    elif self.checks and torch.cuda.is_available() and num_distrib()<2: self.tried(_largest_first(self.plan)[:1])
+        found = try_stages(run, _largest_first(run.plan))
+        run.plan = run.plan.with_bs({k: bs for k,(bs,_) in found.items()})
+    elif run.checks and torch.cuda.is_available() and num_distrib()<2: try_stages(run, _largest_first(run.plan)[:1])
 
 # %% ../nbs/14_preflight.ipynb #18cc3494
 def _duration(seconds):
@@ -142,20 +127,14 @@ class Preflight:
     def __repr__(self): return '\n'.join([self._table(pd.DataFrame.to_string), self._caption(), *self.warnings])
 
 # %% ../nbs/14_preflight.ipynb #924f4cb8
-@patch
-def preflight(self:Run, seconds=2.):
-    "Try every size and bs, the largest first. Raises `ValueError` if one does not fit in memory"
-    return self.measured(seconds)(self.plan)
-
-@patch
-def measured(self:Run, seconds=2.):
-    "Check data and model, and try every size and bs"
+def measure(run, seconds=2.):
+    "Check data and model, try every size and bs: a function from a `Plan` with some of them to its `Preflight`"
     checking = 0.
-    if self.checks:
+    if run.checks:
         began = perf_counter()
-        on_rank0(self.check)
+        on_rank0(run.check)
         checking = perf_counter()-began
-    found = self.tried(_largest_first(self.plan), attempt=try_stage, seconds=seconds)
+    found = try_stages(run, _largest_first(run.plan), attempt=try_stage, seconds=seconds)
     bs = {k: bs for k,(bs,_) in found.items()}
     def _of(plan): return Preflight(plan.with_bs(bs), [found[s.size,s.bs][1] for s in plan], checking)
     return _of
@@ -195,7 +174,7 @@ def preflight(self:Learner,
     _check_time(n_epoch, minutes)
     def _run(n): return Run(self, n, sizes, **kwargs)
     with warn_once():
-        if minutes is None: return _run(n_epoch).preflight(seconds)
-        many = _run(_many)
-        measured,n_sizes = many.measured(seconds),len(many.plan)
-        return _as_many(lambda n: measured(_run(n).plan), 60*minutes, n_sizes if sizes is not None else 1, n_sizes)
+        run = _run(_many if n_epoch is None else n_epoch)
+        of_plan,n_sizes = measure(run, seconds),len(run.plan)
+        if minutes is None: return of_plan(run.plan)
+        return _as_many(lambda n: of_plan(_run(n).plan), 60*minutes, n_sizes if sizes is not None else 1, n_sizes)

@@ -21,35 +21,6 @@ from .check import (SplitCheck, check_batch, check_metrics, check_same, model_fa
                                      raise_model_faults, read_batch, same_items)
 from .trial import NotCopied, is_out_of_memory, with_shapes
 
-# %% ../nbs/12_run.ipynb #b8b8105f
-def _default_lr(learn, fit):
-    "The lr of `opt_func`, or `learn.lr`; in `fine_tune` its own `base_lr`, if the learner has fastai's default"
-    f = learn.opt_func
-    lr = f.keywords.get('lr') if isinstance(f, partial) else None
-    if lr is not None and learn.opt is None: return lr      # `learn.lr`, once there is an optimizer
-    if fit!='fine_tune' or lr is not None or learn.lr!=defaults.lr: return learn.lr
-    return inspect.signature(Learner.fine_tune).parameters['base_lr'].default
-
-def _is_frozen(learn):
-    "Is the body frozen as `learn.freeze()` does it: all of the first group but norm layers, and not all of the last?"
-    model = get_model(learn.model)
-    groups = L(learn.splitter(model)) if learn.opt is None else learn.opt.param_lists
-    if len(groups)<2 or isinstance(groups[0], Tensor): return False
-    norms = {id(p) for p in norm_bias_params(model, with_bias=False)}      # which `freeze` leaves as they are
-    body = [p for p in groups[0] if id(p) not in norms]
-    return bool(body) and not any(p.requires_grad for p in body) and any(p.requires_grad for p in groups[-1])
-
-@patch
-def for_learner(self:Plan,
-    learn:Learner, # The Learner that is to train
-)->Plan:
-    "The same plan, with open values from `learn`: final size, `bs`, `lr`, and the first fit, by its frozen body"
-    if not isinstance(learn, Learner): raise ValueError(f"learn={learn!r}: pass a `Learner`")
-    with name_unreadable(learn): size = None if self.stages else image_size(learn.dls)
-    frozen = _is_frozen(learn)
-    lr = _default_lr(learn, self.first_fit(frozen) if frozen else None)
-    return self.filled(size, get_bs(learn.dls), lr, frozen)
-
 # %% ../nbs/12_run.ipynb #82b7068a
 _meant = dict(size='sizes', epochs='n_epoch', n_epochs='n_epoch', lr='lr_max', base_lr='lr_max', lrs='lr_max',
               batch_size='bs', callbacks='cbs')

@@ -8,7 +8,7 @@ names = ['Checkpoint', 'Plan', 'Preflight', 'ProgressiveResize', 'ProgressiveSch
          'compare_runs', 'default_sizes', 'find_faults', 'get_dls', 'presize_images', 'read_checkpoint', 'show_runs',
          'show_stages']
 
-order = ['stage', 'plan', 'phase', 'files', 'data', 'fast.pixels', 'fast.copies', 'fast.read',
+order = ['stage', 'phase', 'files', 'data', 'plan', 'fast.pixels', 'fast.copies', 'fast.read',
          'fast.augment', 'fast.batches', 'fast.loaders',
          'trial', 'check', 'distrib', 'run', 'history', 'preflight', 'state', 'same', 'checkpoint', 'learner', 'all',
          'samples', 'book', 'cli', 'commands']

@@ -1,6 +1,7 @@
 "Every size is tried before training, and nothing of it stays"
 import pytest
 from helpers import *
+from fastai_progresize.preflight import largest_bs
 from fastai_progresize.trial import try_step
 from test_checkpoint import same_state
 
@@ -72,9 +73,9 @@ def test_largest_first(path):
     learn = most_learner(path, 5)
     r = Run(learn, **three_sizes)
     before = weights(learn)
-    stage,_,error = r.fitting(r.plan[-1], attempt=try_step)
+    stage,_,error = largest_bs(r, r.plan[-1], attempt=try_step)
     assert stage.bs==4 and 'out of memory' in error
-    assert r.fitting(r.plan[0], attempt=try_step)[0].bs==16
+    assert largest_bs(r, r.plan[0], attempt=try_step)[0].bs==16
     assert same_weights(before, weights(learn))
 
 def test_auto(path):

@@ -1,6 +1,7 @@
 "`fit_progressive(n)` with nothing else, on every kind of task and every way to resize: what the model sees"
 import pytest
 from helpers import *
+from fastai_progresize.preflight import largest_bs
 from fastai_progresize.fast.augment import Presize
 
 @pytest.fixture(scope='module')
@@ -184,7 +185,7 @@ def test_torch_loaders(path):
     assert [o[0][0] for o in learn.shapes.seen]==[(8,3,32,32),(8,3,48,48)]
     assert list(learn.stage_history.bs)==[8,8]
     run = Run(learn, 2, sizes=(32,48), get_dls=torch_dls)
-    assert run.fitting(run.plan[1])==(run.plan[1],None,None)       # the step that a GPU takes before training
+    assert largest_bs(run, run.plan[1])==(run.plan[1],None,None)       # the step that a GPU takes before training
 
 def test_get_dls_of_other_data(folder):
     "`dblock` keeps its blocks and is left as it was; a split that it does not have is drawn with the seed"
