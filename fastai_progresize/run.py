@@ -16,7 +16,7 @@ from .stage import Stage, hw
 from .plan import Plan
 from .files import bars_like, check_files, image_files, name_unreadable
 from .data import call_get_dls, check_images, check_not_empty, get_bs, image_size, same_random
-from .fast import loaders      # for `DataLoaders.fast`
+from .fast.loaders import fast_loaders
 from .check import (SplitCheck, check_batch, check_metrics, check_same, model_fault, own_fault,
                                      raise_model_faults, read_batch, same_items)
 from .trial import NotCopied, is_out_of_memory, with_shapes
@@ -90,7 +90,7 @@ class Run:
             if self.get_dls: dls = call_get_dls(self.get_dls, stage.size, stage.bs)
             else:
                 dls = self.own.at_size(stage.size, stage.bs)
-                if self.loads_fast: dls = dls.fast(**self.fast)
+                if self.loads_fast: dls = fast_loaders(dls, **self.fast)
         return dls if stage.aug is None else dls.with_aug(stage.aug)
 
     def stage_dls(self, stage):

@@ -139,22 +139,27 @@ def _own_copies(dls):
     return (pixels.folder.parent,True) if pixels else (False,False)
 
 # %% ../../nbs/08_loaders.ipynb #62628ee1
+def fast_loaders(dls, cache=None, decoded=None):
+    "The images of `dls`, as sharp, loaded at a cost proportional to their pixels; `dls` where that does not work"
+    _check_cache(cache, decoded)
+    if not fast_works(): return dls
+    if cache is None and decoded is None: cache,decoded = _own_copies(dls)
+    keep = 1. if cache or decoded else None
+    tfms = [_fast_tfms(dl, keep) if isinstance(dl, TfmdDL) else {} for dl in dls.loaders]
+    item_tfms = tfms[0]['after_item'].fs if tfms[0] else []
+    copies = _copies(dls.train, item_tfms, image_files(dls, 1), cache, decoded) if cache or decoded else None
+    res = [copy_dl(dl, dataset=read_scaled(dl.dataset, copies), **t) if isinstance(dl, TfmdDL) else dl
+           for dl,t in zip(dls.loaders, tfms)]
+    return _as_fast(dls, res, copies)
+
+# %% ../../nbs/08_loaders.ipynb #361a6a07
 @patch
 def fast(self:DataLoaders,
     cache:bool|str|Path=None, # Keep presized copies (`presize_images`)? True, or a folder for them; None: as these do
     decoded:bool=None, # Keep their pixels, which are read without decoding? None: as these do
 )->DataLoaders:
-    "The same images, as sharp, loaded for the work of their pixels; `self` where fast loading does not work"
-    _check_cache(cache, decoded)
-    if not fast_works(): return self
-    if cache is None and decoded is None: cache,decoded = _own_copies(self)
-    keep = 1. if cache or decoded else None
-    tfms = [_fast_tfms(dl, keep) if isinstance(dl, TfmdDL) else {} for dl in self.loaders]
-    item_tfms = tfms[0]['after_item'].fs if tfms[0] else []
-    copies = _copies(self.train, item_tfms, image_files(self, 1), cache, decoded) if cache or decoded else None
-    res = [copy_dl(dl, dataset=read_scaled(dl.dataset, copies), **t) if isinstance(dl, TfmdDL) else dl
-           for dl,t in zip(self.loaders, tfms)]
-    return _as_fast(self, res, copies)
+    "The same images, as sharp, loaded at a cost proportional to their pixels; `self` where fast loading does not work"
+    return fast_loaders(self, cache, decoded)
 
 # %% ../../nbs/08_loaders.ipynb #495fc6ea
 def _image_files(path, folders): return get_image_files(path, folders=folders).sorted()
