@@ -285,7 +285,8 @@ def test_leak_by_a_loop(tmp_path):
     (d/'a'/'loop').symlink_to(d)
     items = sorted_files(d)
     assert len(items)>100
-    leaks(lambda size, seed: by_path(items, size, seed, d), 'images are validated on', seeds=(1,1))
+    leaks(lambda size, seed: by_path(items, size, seed, d), 'images are in both the training and the validation set',
+          seeds=(1,1))
 
 class Tensors:
     "A dataset of torch, whose items only its author knows"

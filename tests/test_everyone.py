@@ -477,7 +477,8 @@ def test_slice_of_lrs(folder):
     with learn.no_bar(), learn.no_logging(): learn.fit_progressive(**two, lr_max=slice(1e-4,1e-3))
     assert learn.stage_history.lr.max()==pytest.approx(1e-3)
     learn.freeze()
-    assert [s.lr for s in Run(learn, **two, lr_max=slice(1e-4,1e-3)).plan]==[1e-3,1e-3]
+    with pytest.raises(ValueError, match='`fine_tune` takes one number'): Run(learn, **two, lr_max=slice(1e-4,1e-3))
+    assert [s.lr for s in Run(learn, **two, lr_max=1e-3).plan]==[1e-3,1e-3]
 
 def test_metrics_of_our_names(folder):
     def size(p, y): return tensor(7.)

@@ -140,7 +140,7 @@ def items_only(path): return ImageDataLoaders.from_folder(path, valid='val', ite
                                   dict(sizes=(24,48), fast=dict(cache='copies', decoded=True))], ids=str)
 @pytest.mark.parametrize('make', (plain_dls, items_only, lambda path: get_dls(48, 8, path, num_workers=0)))
 def test_validate_is_the_last_row(path, make, args):
-    "To the last bit, whatever loads the data of the run"
+    "Bit-identical, whatever loads the data of the run"
     set_seed(3)
     learn = small_learner(make(path))
     learn.fit_progressive(2, **args)
