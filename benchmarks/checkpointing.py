@@ -3,7 +3,7 @@ share of an epoch of a minute; and how much is written."""
 import warnings; warnings.filterwarnings('ignore')
 from fastai.vision.all import *
 from fastai_progresize.all import *
-from fastai_progresize.checkpoint import checkpoint_file
+from fastai_progresize.resume.checkpoint import checkpoint_file
 from fastai_progresize.samples import glyphs
 from table import save_rows
 

@@ -4,7 +4,7 @@ image on one core, of the resizing of the item and of what turns, warps and crop
 The sharpness is that of the middle half of the images, as Pillow's perspective cannot reflect at their border."""
 import warnings; warnings.filterwarnings('ignore')
 from fastai.vision.all import *
-from fastai_progresize.fast.augment import AffineOnce, crop_zoom, homography
+from fastai_progresize.load.augment import AffineOnce, crop_zoom, homography
 from photos import photos
 from table import save_rows
 

@@ -8,7 +8,7 @@ import multiprocessing, threading, warnings; warnings.filterwarnings('ignore')
 from fastai.vision.all import *
 from fastai_progresize.all import *
 from fastai_progresize.data import copy_dl, tfms_size
-from fastai_progresize.fast.augment import get_presize
+from fastai_progresize.load.augment import get_presize
 from photos import photos
 from table import paired, save_rows
 

@@ -10,7 +10,7 @@ os.environ['OMP_WAIT_POLICY'] = 'passive'   # a process that waits for its turn 
 from torch.multiprocessing import get_context
 from fastai.vision.all import *
 from fastai_progresize.all import *
-from fastai_progresize.history import StageRecorder
+from fastai_progresize.report.history import StageRecorder
 from fastai_progresize.run import Run
 from fastai_progresize.samples import glyphs
 

@@ -2,9 +2,10 @@
 import contextlib, io, pytest, shutil, types, warnings
 from collections import Counter
 from helpers import *
-from fastai_progresize import book, samples
-from fastai_progresize.book import run_experiment
-from fastai_progresize.cli import folder_learner
+from fastai_progresize import samples
+from fastai_progresize.apps import book
+from fastai_progresize.apps.book import run_experiment
+from fastai_progresize.apps.folder import folder_learner
 from test_bad_input import state
 
 nan,inf = float('nan'),float('inf')

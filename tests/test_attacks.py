@@ -2,9 +2,9 @@
 import errno, resource
 import pytest
 from helpers import *
-from fastai_progresize.files import file_fault, find_faults
-from fastai_progresize.fast.read import ScaledImage
-from fastai_progresize.trial import is_out_of_memory
+from fastai_progresize.load.files import file_fault, find_faults
+from fastai_progresize.load.read import ScaledImage
+from fastai_progresize.checks.trial import is_out_of_memory
 
 kw = dict(bs=4, num_workers=0)
 two = dict(n_epoch=2, sizes=(32,48))

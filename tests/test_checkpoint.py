@@ -270,7 +270,7 @@ def test_disk_full(path, tmp_path, monkeypatch):
             f.write(b'half')
             raise OSError(28, 'No space left on device')
         save(state, f)
-    monkeypatch.setattr('fastai_progresize.checkpoint.torch.save', full)
+    monkeypatch.setattr('fastai_progresize.resume.checkpoint.torch.save', full)
     learn,seen = new_learner(path, 1, folder=tmp_path),[]
     class Look(Callback):
         order = 10_000

@@ -8,11 +8,11 @@ from test_loading import arr, places, resizes, same_place
 from fastai.distributed import DistributedDL
 from fastai_progresize.data import copy_dl
 from fastai_progresize.fast import pixels as module
-from fastai_progresize.fast.augment import Presize
-from fastai_progresize.fast.batches import KeptItems
-from fastai_progresize.fast.pixels import Pixels, cover_size, load_image_pixels
-from fastai_progresize.fast.read import ScaledImage, ScaledImageBW, ScaledToTensor
-from fastai_progresize.trial import try_stage
+from fastai_progresize.load.augment import Presize
+from fastai_progresize.load.batches import KeptItems
+from fastai_progresize.load.pixels import Pixels, cover_size, load_image_pixels
+from fastai_progresize.load.read import ScaledImage, ScaledImageBW, ScaledToTensor
+from fastai_progresize.checks.trial import try_stage
 
 def draw(fn, w, h, seed, mode='RGB'):
     "A picture whose neighbours are alike, as in a photograph"

@@ -3,7 +3,7 @@ import subprocess, sys
 import pytest
 from helpers import *
 from test_checkpoint import rows
-from fastai_progresize.fast.pixels import Pixels, cover_size, load_image_pixels
+from fastai_progresize.load.pixels import Pixels, cover_size, load_image_pixels
 
 @pytest.fixture(scope='module')
 def trained(path, tmp_path_factory):

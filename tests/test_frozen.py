@@ -2,7 +2,7 @@
 import itertools, pytest
 from helpers import *
 from fastai_progresize import preflight
-from fastai_progresize.cli import fit_folder
+from fastai_progresize.apps.folder import fit_folder
 from test_bad_input import refused
 
 class Groups(Callback):

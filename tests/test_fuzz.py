@@ -3,7 +3,7 @@ import io, shutil, warnings
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from helpers import *
-from fastai_progresize.fast.read import ScaledImage, ScaledToTensor
+from fastai_progresize.load.read import ScaledImage, ScaledToTensor
 
 def draw_from(good, bad):
     "Most arguments are good, or hardly any call would be"

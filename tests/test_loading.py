@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from helpers import *
 from fastai_progresize.fast import copies
-from fastai_progresize.fast.augment import AffineOnce, Presize, crop_zoom, one_interpolation
-from fastai_progresize.fast.read import ScaledImage, ScaledImageBW, ScaledToTensor, read_scaled
+from fastai_progresize.load.augment import AffineOnce, Presize, crop_zoom, one_interpolation
+from fastai_progresize.load.read import ScaledImage, ScaledImageBW, ScaledToTensor, read_scaled
 
 @pytest.fixture(scope='module')
 def places(tmp_path_factory):

@@ -8,10 +8,10 @@ names = ['Checkpoint', 'Plan', 'Preflight', 'ProgressiveResize', 'ProgressiveSch
          'compare_runs', 'default_sizes', 'find_faults', 'get_dls', 'presize_images', 'read_checkpoint', 'show_runs',
          'show_stages']
 
-order = ['stage', 'phase', 'files', 'data', 'plan', 'fast.pixels', 'fast.copies', 'fast.read',
-         'fast.augment', 'fast.batches', 'fast.loaders',
-         'trial', 'check', 'distrib', 'run', 'history', 'preflight', 'state', 'same', 'checkpoint', 'learner', 'all',
-         'samples', 'book', 'cli', 'commands']
+order = ['utils', 'stage', 'schedule', 'load.files', 'data', 'plan', 'load.pixels', 'load.cache', 'load.read',
+         'load.augment', 'load.batches', 'load.fast', 'checks.trial', 'checks.task', 'run', 'report.history',
+         'preflight', 'resume.state', 'resume.same', 'resume.checkpoint', 'learner', 'all', 'samples', 'apps.book',
+         'apps.folder', 'apps.commands']
 
 def python(code):
     "What `code` prints in a process of its own"

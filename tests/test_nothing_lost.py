@@ -240,7 +240,7 @@ def test_planted_links(path, tmp_path):
 
 hold = """import sys, time
 from pathlib import Path
-from fastai_progresize.checkpoint import only_run
+from fastai_progresize.resume.checkpoint import only_run
 with only_run(Path(sys.argv[1])):
     print('held', flush=True)
     time.sleep(60)"""

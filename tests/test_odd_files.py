@@ -2,7 +2,7 @@
 import shutil
 import pytest
 from helpers import *
-from fastai_progresize.files import dataset_files, image_files
+from fastai_progresize.load.files import dataset_files, image_files
 from test_bad_input import Untrained, refused
 
 # names

@@ -2,7 +2,7 @@
 import pytest
 from helpers import *
 from fastai_progresize.preflight import largest_bs
-from fastai_progresize.trial import try_step
+from fastai_progresize.checks.trial import try_step
 from test_checkpoint import same_state
 
 def learner(path, groups=1, num_workers=0, **kwargs):

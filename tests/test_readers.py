@@ -5,10 +5,10 @@ from plum import Function
 from fastai.vision import core
 from fastai.vision import augment as fastai_augment
 from helpers import *
-from fastai_progresize import trial
+from fastai_progresize.checks import trial
 from fastai_progresize.fast import loaders
-from fastai_progresize.fast.augment import AffineOnce, one_interpolation
-from fastai_progresize.fast.read import ScaledImage
+from fastai_progresize.load.augment import AffineOnce, one_interpolation
+from fastai_progresize.load.read import ScaledImage
 from test_bad_input import refused
 
 @pytest.fixture(autouse=True)
@@ -367,7 +367,7 @@ def test_preflight_with_spawned_workers(path, tmp_path):
 import sys, torch
 from fastai.vision.all import *
 from fastai_progresize.all import *
-from fastai_progresize import trial
+from fastai_progresize.checks import trial
 dls = get_dls(32, 8, sys.argv[1], num_workers=1, cache=sys.argv[2], decoded=True)
 torch.multiprocessing.set_start_method('spawn')
 dl,times = trial._filled(dls.valid, 60)

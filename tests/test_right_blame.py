@@ -1,7 +1,7 @@
 "An error names what fails: the metric, the loss, the model, a transform, or else the size"
 import pytest
 from helpers import *
-from fastai_progresize.trial import trial_learner
+from fastai_progresize.checks.trial import trial_learner
 from test_bad_input import refused, state
 
 kw = dict(bs=8, num_workers=0)
@@ -488,7 +488,7 @@ def test_stream_without_a_length():
 @pytest.fixture
 def long_checks(monkeypatch):
     "Ten seconds between any two looks at the clock"
-    monkeypatch.setattr('fastai_progresize.files.perf_counter', lambda t=itertools.count(0., 10.): next(t))
+    monkeypatch.setattr('fastai_progresize.load.files.perf_counter', lambda t=itertools.count(0., 10.): next(t))
 
 @pytest.mark.parametrize('fast', [True,'cache','decoded'])
 def test_no_bar(path, tmp_path, capsys, long_checks, fast):

@@ -98,7 +98,7 @@ def hook_shapes(model):
 @pytest.mark.long
 def test_resolution_matters():
     "A model that saw only the first size scores clearly lower than one at the final size, trained for as many epochs"
-    from fastai_progresize.cli import folder_learner
+    from fastai_progresize.apps.folder import folder_learner
     acc = {}
     for size in (40,64):
         set_seed(42)

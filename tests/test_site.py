@@ -53,7 +53,7 @@ def test_every_notebook_is_a_page(pages):
     assert names==set(pages)
     side = in_sidebar(pages['index.html'])
     assert side[0]=='index.html' and set(side)==names
-    some = 'tutorials/speed','plan','files','data','loaders','learner','commands','cli'
+    some = 'tutorials/speed','learner','plan','data','load/fast','load/files','apps/commands','apps/folder'
     order = [side.index(o+'.html') for o in some]
     assert order==sorted(order)
 
@@ -64,12 +64,13 @@ def sections(soup):
 def test_sidebar(pages):
     "What `from fastai_progresize.all import *` brings is in Reference; what a user does not call comes last"
     got = sections(pages['index.html'])
-    assert [o for o in got if o!='Help']==['Tutorials','Benchmarks','Reference','Internals']
+    assert [o for o in got if o!='Help'][:4]==['Tutorials','Benchmarks','Reference','Internals']
     assert got['Benchmarks']==['tutorials/evidence.html','tutorials/speed.html']
     source = (root/'fastai_progresize/all.py').read_text()
     brings = re.findall(r'^from fastai_progresize\.([\w.]+) import', source, re.M)
     brings = {o for o in brings if importlib.import_module(f'fastai_progresize.{o}').__all__}
-    assert {o.split('.')[-1]+'.html' for o in brings} | {'check.html','commands.html'}==set(got['Reference'])
+    assert {o.replace('.', '/')+'.html' for o in brings} | {'apps/commands.html'}==set(got['Reference'])
+    for o in ('load','checks','resume','apps'): assert {p.split('/')[0] for p in got[o]}=={o}      # its rooms
 
 def test_links_and_images(site, pages):
     bad = []
@@ -148,7 +149,7 @@ def test_docment_of_n_epoch(pages):
 
 def test_docment_of_kwargs(pages):
     "What is said of `**kwargs` is in its row, not in that of the result"
-    rows = table_of(pages['cli.html'], 'fit_folder')
+    rows = table_of(pages['apps/folder.html'], 'fit_folder')
     assert 'get_dls' in rows['kwargs'][-1] and 'get_dls' not in rows['Returns'][-1]
 
 @pytest.mark.parametrize('page,text,url', [

@@ -2,7 +2,7 @@
 import pytest
 from helpers import *
 from fastai_progresize.preflight import largest_bs
-from fastai_progresize.fast.augment import Presize
+from fastai_progresize.load.augment import Presize
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):

@@ -73,8 +73,9 @@ class NbSite(Site):
             md = o.page.out.with_suffix('.llms.md')
             return f"- [{o.page.title}]({web['site-url']}/{md}): {o.page.front.get('description', '')}"
         lines = [f"# {web['title']}", f"\n> {web['description']}\n"]
+        def _pages(o): return [p for c in o.children for p in _pages(c)] if o.section else [o]
         for o in SiteNav(self).sidebars[0]['items']:
-            lines += [f'\n## {o.text}\n', *map(_line, o.children)] if o.section else [_line(o)]
+            lines += [f'\n## {o.text}\n', *map(_line, _pages(o))] if o.section else [_line(o)]
         (self.out/'llms.txt').write_text('\n'.join(lines)+'\n', encoding='utf-8')
 
     def finish(self):
