@@ -12,7 +12,8 @@ import contextlib, inspect
 from types import MethodType
 from copy import copy, deepcopy
 from fastai.vision.all import *
-from .stage import check_aug, check_count, check_figure, hw, is_list, is_number, short_size
+from .args import check_aug, check_count, hw, is_list, is_number, short_size
+from .stage import check_figure
 
 # %% ../nbs/04_data.ipynb #1858cccc
 _wh_tfms,_hw_tfms = (Resize,RandomResizedCrop,RandomCrop,CropPad),(RandomResizedCropGPU,AffineCoordTfm)
@@ -103,6 +104,23 @@ def image_size(dls):
     b = probe_batch(dls.train)
     check_images(b)
     return tuple(first_images(b).shape[-2:])
+
+# %% ../nbs/04_data.ipynb #6a02459f
+def learner_lr(learn, of_fit=None):
+    "The lr of `opt_func`, or `learn.lr`; the fit's own one, if it has one and the learner has fastai's default"
+    f = learn.opt_func
+    lr = f.keywords.get('lr') if isinstance(f, partial) else None
+    if lr is not None and learn.opt is None: return lr      # `learn.lr`, once there is an optimizer
+    return learn.lr if lr is not None or learn.lr!=defaults.lr else ifnone(of_fit, learn.lr)
+
+def is_frozen(learn):
+    "Is the body frozen as `learn.freeze()` does it: all of the first group but norm layers, and not all of the last?"
+    model = get_model(learn.model)
+    groups = L(learn.splitter(model)) if learn.opt is None else learn.opt.param_lists
+    if len(groups)<2 or isinstance(groups[0], Tensor): return False
+    norms = {id(p) for p in norm_bias_params(model, with_bias=False)}      # which `freeze` leaves as they are
+    body = [p for p in groups[0] if id(p) not in norms]
+    return bool(body) and not any(p.requires_grad for p in body) and any(p.requires_grad for p in groups[-1])
 
 # %% ../nbs/04_data.ipynb #cc9597bf
 def _scale_tfm(t, by):

@@ -12,7 +12,8 @@ import difflib, inspect
 from copy import copy
 from dataclasses import replace
 from fastai.vision.all import *
-from .stage import Stage, hw
+from .args import hw
+from .stage import Stage
 from .plan import Plan
 from .load.files import bars_like, check_files, image_files, name_unreadable
 from .data import call_get_dls, check_images, check_not_empty, get_bs, image_size, same_random

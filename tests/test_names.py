@@ -8,7 +8,7 @@ names = ['Checkpoint', 'Plan', 'Preflight', 'ProgressiveResize', 'ProgressiveSch
          'compare_runs', 'default_sizes', 'find_faults', 'get_dls', 'presize_images', 'read_checkpoint', 'show_runs',
          'show_stages']
 
-order = ['utils', 'stage', 'schedule', 'load.files', 'data', 'plan', 'load.pixels', 'load.cache', 'load.read',
+order = ['args', 'utils', 'schedule', 'stage', 'load.files', 'data', 'plan_args', 'plan', 'load.pixels', 'load.cache', 'load.read',
          'load.augment', 'load.batches', 'load.fast', 'checks.trial', 'checks.task', 'run', 'report.history',
          'preflight', 'resume.state', 'resume.same', 'resume.checkpoint', 'learner', 'all', 'samples', 'apps.book',
          'apps.folder', 'apps.commands']

@@ -11,7 +11,8 @@ __all__ = ['presize_images', 'clear_cache']
 import contextlib, time
 from io import BytesIO
 from fastai.vision.all import *
-from ..stage import check_bool, check_count
+from ..args import check_count
+from ..stage import check_bool
 from filelock import FileLock
 from .files import check_regular, file_fault, has_bars, is_of_process, raise_faults, reason, whole_file
 from .pixels import Pixels, disk_errors, disk_faults, source_key

@@ -11,7 +11,8 @@ __all__ = ['compare_runs', 'show_runs']
 import itertools, sys
 from time import perf_counter
 from fastai.vision.all import *
-from ..stage import Stage, check_count, check_figure, check_table, hw
+from ..args import check_count, hw
+from ..stage import Stage, check_figure, check_table
 from ..schedule import draw_stages
 from ..load.files import bars_like, has_bars
 from ..data import get_bs, image_size, probe_batch, same_random
