@@ -8,6 +8,8 @@ from fastai_progresize.load.cache import *
 from fastai_progresize.load.fast import *
 from fastai_progresize.run import *
 from fastai_progresize.report.history import *
+from fastai_progresize.report.validate import *
+from fastai_progresize.report.show import *
 from fastai_progresize.preflight import *
 from fastai_progresize.resume.checkpoint import *
 from fastai_progresize.learner import *
