@@ -8,8 +8,9 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'passive')   # threads that wait leave 
 from dataclasses import dataclass
 from fastai.vision.all import *
 from fastai_progresize.all import *
-from fastai_progresize.samples import elpv, glyphs, small_resnet
+from fastai_progresize.samples import glyphs, small_resnet
 from fastai_progresize.schedule import fits
+from elpv import elpv
 
 here,final = Path(__file__).parent,128
 csv = here/'recipes.csv'

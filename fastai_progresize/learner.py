@@ -18,7 +18,7 @@ from .plan import Plan
 from .load.files import name_unreadable, printable, warn_once
 from .data import same_random
 from .checks.task import SplitCheck, check_stage
-from .utils import broadcast_on_cpu, on_rank0, one_logs, wrap_again
+from .utils import on_rank0, one_logs, wrap_again
 from .run import Run, RunCallback, check_names
 from .report.history import StageRecorder
 from .preflight import fit_memory
@@ -225,7 +225,7 @@ def fit_run(run, checkpoint=None, resume=False, wd=None, moms=None, reset_opt=Fa
     recorder = StageRecorder(run.plan)
     cbs = _run_callbacks(run, resize, recorder, moms)
     with (checkpointing(run, checkpoint, resume, cbs, moms=moms, wd=wd) as saver, _restored(learn, cbs, recorder),
-          one_logs(learn, cbs) as cbs, name_unreadable(learn), broadcast_on_cpu(learn),
+          one_logs(learn, cbs) as cbs, name_unreadable(learn),
           _with_metric(learn, recorder.size_metric()), resumed(learn, saver, resize)):
         try: learn.fit(run.plan.n_epoch, wd=wd, cbs=cbs + L(saver), reset_opt=reset_opt)
         except KeyboardInterrupt:

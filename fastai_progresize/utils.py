@@ -55,19 +55,3 @@ def wrap_again(learn):
     learn.model = None
     accelerator.free_memory()       # removes the old wrapper, whose hooks would share gradients too
     learn.model = accelerator.prepare(model)
-
-def _broadcast(self, t, rank):
-    t = LongTensor(t).to(self.device)
-    torch.distributed.broadcast(t, rank)
-    return t.tolist()
-
-@contextmanager
-def broadcast_on_cpu(learn):
-    "Make fastai's `DistributedDL` work without GPUs in the block"
-    trainer = getattr(learn, 'distributed_trainer', None)
-    if trainer is None or trainer.accelerator.device.type!='cpu': yield; return
-    from fastai.distributed import DistributedDL
-    own = DistributedDL._broadcast
-    DistributedDL._broadcast = _broadcast
-    try: yield
-    finally: DistributedDL._broadcast = own

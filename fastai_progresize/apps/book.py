@@ -18,7 +18,7 @@ from ..args import is_count, is_number
 from ..plan import Plan
 from ..load.files import whole_file
 from ..data import same_random
-from ..report.history import epoch_lines
+from .log import epoch_lines
 from ..load.augment import get_presize
 from ..load.fast import check_sides, get_dls, seeded_split
 import fastai_progresize.learner     # for `fit_progressive`
