@@ -17,7 +17,7 @@ from ..stage import Stage, check_figure, check_table
 from ..args import is_count, is_number
 from ..plan import Plan
 from ..load.files import whole_file
-from ..data import same_random
+from ..utils import same_random
 from .log import epoch_lines
 from ..load.augment import get_presize
 from ..load.fast import check_sides, get_dls, seeded_split

@@ -16,7 +16,8 @@ from ..args import check_count, check_folder, check_seed, check_workers, hw, is_
 from ..stage import check_bool
 from .files import (all_files, check_files, image_files, is_from, is_untouched,
                                      reads_as_fastai, verified_splitter)
-from ..data import copy_dl, same_random, tfms_size
+from ..utils import same_random
+from ..data import copy_dl, tfms_size
 from .pixels import Pixels
 from .cache import default_cache, presize_images
 from .read import ReadImage, ScaledImage, ScaledToTensor, read_scaled

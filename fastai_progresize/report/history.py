@@ -13,7 +13,7 @@ from fastai.vision.all import *
 from ..args import hw
 from ..schedule import draw_stages
 from ..data import get_bs
-from ..run import RunCallback
+from ..callbacks import RunCallback
 
 # %% ../../nbs/report/00_history.ipynb #b5ebfb2d
 class StageRecorder(RunCallback):
