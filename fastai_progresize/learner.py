@@ -17,7 +17,8 @@ from .stage import is_number
 from .plan import Plan
 from .load.files import name_unreadable, printable, warn_once
 from .data import same_random
-from .checks.task import SplitCheck, check_stage
+from .checks.split import SplitCheck
+from .checks.task import check_stage
 from .utils import broadcast_on_cpu, on_rank0, one_logs, wrap_again
 from .run import Run, RunCallback, check_names
 from .report.history import StageRecorder

@@ -17,8 +17,9 @@ from .plan import Plan
 from .load.files import bars_like, check_files, image_files, name_unreadable
 from .data import call_get_dls, check_images, check_not_empty, get_bs, image_size, same_random
 from .load.fast import fast_loaders
-from .checks.task import (SplitCheck, check_batch, check_metrics, check_same, model_fault, own_fault,
-                                     raise_model_faults, read_batch, same_items)
+from .checks.split import SplitCheck, same_items
+from .checks.task import (check_batch, check_metrics, check_same, model_fault, own_fault,
+                                     raise_model_faults, read_batch)
 from .checks.trial import NotCopied, is_out_of_memory, with_shapes
 
 # %% ../nbs/07_run.ipynb #82b7068a

@@ -3,7 +3,7 @@ import pytest
 from operator import itemgetter
 from PIL import ImageOps
 from helpers import *
-from fastai_progresize.checks.task import item_keys
+from fastai_progresize.checks.split import item_keys
 from fastai_progresize.load.files import image_files
 from fastai_progresize.checks.trial import trial_learner
 

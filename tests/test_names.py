@@ -9,8 +9,8 @@ names = ['Checkpoint', 'Plan', 'Preflight', 'ProgressiveResize', 'ProgressiveSch
          'show_stages']
 
 order = ['utils', 'stage', 'schedule', 'load.files', 'data', 'plan', 'load.pixels', 'load.cache', 'load.read',
-         'load.augment', 'load.batches', 'load.fast', 'checks.trial', 'checks.task', 'run', 'report.history',
-         'preflight', 'resume.state', 'resume.same', 'resume.checkpoint', 'learner', 'all', 'samples', 'apps.book',
+         'load.augment', 'load.batches', 'load.fast', 'checks.looks', 'checks.split', 'checks.trial', 'checks.task', 'run',
+         'report.history', 'preflight', 'resume.state', 'resume.same', 'resume.checkpoint', 'learner', 'all', 'samples', 'apps.book',
          'apps.folder', 'apps.commands']
 
 def python(code):
