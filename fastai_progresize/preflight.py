@@ -33,7 +33,7 @@ def largest_bs(run, stage, attempt=try_step, **kwargs):
     while True:
         try:
             with same_random(): dls = run.stage_dls(stage)
-            with name_unreadable(run.learn): return stage,attempt(run.learn, dls, **run.trial, **kwargs),error
+            with name_unreadable(run.learn): return stage,attempt(run.trial, dls, **kwargs),error
         except Exception as e:
             if not is_out_of_memory(e): raise
             error = str(e).split('\n')[0]
@@ -80,15 +80,14 @@ class Preflight:
     "Time and memory of each stage of a run as a table, with the `plan` that fits"
     def __init__(self,
         plan:Plan, # The plan of the run, with a bs that fits at each size
-        res:list, # The result of `try_stage` for each of its stages
+        res:list, # The `Timing` of each of its stages
         checking:float=0., # Time of the checks before training, seconds
     ):
         self.plan,self.checking = plan,checking
         def _row(s, r):
-            bound = 'model' if r['model']>r['loading'] else 'loading'
-            return dict(size=s.size, epochs=s.total, bs=s.bs, memory=r['memory'], model=r['model'],
-                        loading=r['loading'], bound=bound, epoch=r['epoch'],
-                        stage=r['epoch']*(s.total-1)+r.get('first', r['epoch']))
+            bound = 'model' if r.model>r.loading else 'loading'
+            return dict(size=s.size, epochs=s.total, bs=s.bs, memory=r.memory, model=r.model, loading=r.loading,
+                        bound=bound, epoch=r.epoch, stage=r.epoch*(s.total-1)+r.first)
         self.df = pd.DataFrame([_row(s, r) for s,r in zip(plan, res)])
         self.seconds = self.df.stage.sum()+checking # Of the whole run, including checks and the start of workers
         self.saved = 1-self.seconds/(self.df.epoch.iloc[-1]*plan.n_epoch) # Share of as many epochs at the last size

@@ -20,7 +20,7 @@ from .load.fast import fast_loaders
 from .checks.split import SplitCheck, same_items
 from .checks.task import (check_batch, check_metrics, check_same, model_fault, own_fault,
                                      raise_model_faults, read_batch)
-from .checks.trial import NotCopied, is_out_of_memory, with_shapes
+from .checks.trial import NotCopied, Trial, is_out_of_memory, with_shapes
 
 # %% ../nbs/07_run.ipynb #82b7068a
 _meant = dict(size='sizes', epochs='n_epoch', n_epochs='n_epoch', lr='lr_max', base_lr='lr_max', lrs='lr_max',
@@ -149,22 +149,22 @@ def _check_model(self:Run, b, made):
     types = [type(o) for o in b]
     batches = [check_batch(dls, s.size, types, self.own) for s,dls in made]
     try:
-        tried = [(bs[0], model_fault(self.learn, dls, bs, **self.trial)) for (_,dls),bs in zip(made, batches)]
+        tried = [(bs[0], model_fault(self.trial, dls, bs)) for (_,dls),bs in zip(made, batches)]
         if all(e is None for _,e in tried): return
         bs = min(get_bs(dls) or 2 for (_,dls),(_,e) in zip(made, tried) if e)
-        own = own_fault(self.learn, bs, **self.trial)
+        own = own_fault(self.trial, bs)
     except NotCopied as e: return warn(f"{e}: not checking whether the model takes every size")
     raise_model_faults(tried, own)
 
 @patch(as_prop=True)
 def trial(self:Run):
-    "The arguments of a trial of this run"
-    return dict(cbs=self.cbs, unfreeze=any(s.fit=='fine_tune' for s in self.plan))
+    "The Learner to try as this run trains it"
+    return Trial(self.learn, self.cbs, unfreeze=any(s.fit=='fine_tune' for s in self.plan))
 
 @patch
 def with_shapes(self:Run):
     "Context in which lazy layers have the shapes that the run will give them"
-    return with_shapes(self.learn, lambda: self.stage_dls(self.plan[0]), self.cbs)
+    return with_shapes(Trial(self.learn, self.cbs), lambda: self.stage_dls(self.plan[0]))
 
 @contextmanager
 def _way_out():
@@ -192,7 +192,7 @@ def check(self:Run):
         _check_data(self, files, made)
         with self.with_shapes():
             self._check_model(b, made)
-            check_metrics(self.learn, **self.trial)
+            check_metrics(self.trial)
 
 # %% ../nbs/07_run.ipynb #cf0a34ae
 @patch

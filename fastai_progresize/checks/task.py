@@ -13,7 +13,7 @@ from copy import copy
 from fastai.vision.all import *
 from ..stage import hw
 from ..data import copy_dl, first_images, get_bs, is_empty, probe_batch, tfms_size
-from .trial import NotCopied, is_out_of_memory, repeat_batches, try_batches
+from .trial import NotCopied, Trial, is_out_of_memory, repeat_batches, try_batches
 
 # %% ../../nbs/checks/02_task.ipynb #84bbe9e2
 def _get_norm(dl):
@@ -48,11 +48,7 @@ def check_same(dls, size, own):
                          " `DataBlock` of `get_dls`")
     for dl,mine,part in zip(dls.loaders, own.loaders, ('train','valid')): _check_norm(dl, mine, f'{part} at {size} px')
 
-# %% ../../nbs/checks/02_task.ipynb #6b44e14c
-def _fits_size(shape, size):
-    "Do images of `shape` have this `size`, or a longer side of it, as with `RatioResize`?"
-    return tuple(shape)==hw(size) or (isinstance(size, int) and max(shape)==size)
-
+# %% ../../nbs/checks/02_task.ipynb #c14b4746
 def _check_count(dls, size):
     if len(dls.loaders)<2:
         raise ValueError(f"The `DataLoaders` at {size} px have no validation set, which fastai needs after each epoch:"
@@ -69,6 +65,11 @@ def _check_count(dls, size):
     raise ValueError(f"bs={get_bs(dls)} at {size} px is above the {n} images of the training set, so fastai would"
                      f" train on no batches: pass bs={n} or less")
 
+# %% ../../nbs/checks/02_task.ipynb #90777587
+def _fits_size(shape, size):
+    "Do images of `shape` have this `size`, or a longer side of it, as with `RatioResize`?"
+    return tuple(shape)==hw(size) or (isinstance(size, int) and max(shape)==size)
+
 def _check_size(shape, size):
     if _fits_size(shape, size): return
     raise ValueError(f"The images at {size} px are {shape[0]}x{shape[1]} px: if you pass `get_dls`, let it use its"
@@ -81,14 +82,7 @@ def check_stage(dls, size, own):
     shape = tfms_size(dls.train)
     if isinstance(shape, tuple): _check_size(shape, size)
 
-def _check_types(b, types, what):
-    got = [type(o) for o in b]
-    if got==types: return
-    names = [[o.__name__ for o in os] for os in (got,types)]
-    raise ValueError(f"A batch of {what} has the types {names[0]}, one of `learn.dls` {names[1]}: make both from the"
-                     " same blocks")
-
-# %% ../../nbs/checks/02_task.ipynb #750ad56c
+# %% ../../nbs/checks/02_task.ipynb #88d7c19b
 def _last_bs(dl, n):
     "Number of images in the smallest batch of an epoch of `dl`, at most `n`"
     bs = get_bs(DataLoaders(dl)) or n
@@ -96,6 +90,7 @@ def _last_bs(dl, n):
     except (AttributeError,TypeError): rest = 0     # not known
     return min(n, bs if getattr(dl, 'drop_last', False) or not rest else rest)
 
+# %% ../../nbs/checks/02_task.ipynb #b2ebfcc5
 def _failed_tfm(e):
     "The name of the transform that raised `e`; None if it was none"
     selves = [f.f_locals.get('self') for f,_ in traceback.walk_tb(e.__traceback__)]
@@ -113,6 +108,14 @@ def read_batch(dl, n, what, own=None):
         read_batch(own, n, f"{what} and on those of `learn.dls`")
         raise ValueError(f"{error}, not on those of `learn.dls`: pass `sizes` that it can take") from e
 
+# %% ../../nbs/checks/02_task.ipynb #72689f16
+def _check_types(b, types, what):
+    got = [type(o) for o in b]
+    if got==types: return
+    names = [[o.__name__ for o in os] for os in (got,types)]
+    raise ValueError(f"A batch of {what} has the types {names[0]}, one of `learn.dls` {names[1]}: make both from the"
+                     " same blocks")
+
 def check_batch(dls, size, types, own=None, n=2):
     "Raise a `ValueError` if a stage has no batches, or batches of the wrong size or types"
     _check_count(dls, size)
@@ -126,17 +129,31 @@ def check_batch(dls, size, types, own=None, n=2):
         res.append(b)
     return res
 
-# %% ../../nbs/checks/02_task.ipynb #51c8d3f2
+# %% ../../nbs/checks/02_task.ipynb #21b2dce7
+def _fault(trial, dls, batches):
+    "The exception that a step with `batches` raises; None if it works"
+    try: try_batches(trial, repeat_batches(dls, batches))
+    except NotCopied: raise
+    except Exception as e: return None if is_out_of_memory(e) else e    # memory is tested elsewhere
+
+def model_fault(trial, dls, batches):
+    "The exception that a step on `dls` raises, with `batches` and with whole ones"
+    e = _fault(trial, dls, batches)
+    if e is None or find_bs(batches[0])==1: return e
+    whole = [b and probe_batch(dl, get_bs(dls)) for dl,b in zip(dls.loaders, batches)]
+    return _fault(trial, dls, whole)
+
+def own_fault(trial, bs):
+    "As `model_fault`, with the learner's own data, and at least two images"
+    dls = copy(trial.learn.dls)
+    dls.loaders = [copy_dl(o, bs=max(2, bs)) if isinstance(o, TfmdDL) else o for o in dls.loaders]
+    batches = [None if is_empty(dl) else probe_batch(dl) for dl in dls.loaders[:2]]
+    return batches[0],model_fault(trial, dls, batches)
+
+# %% ../../nbs/checks/02_task.ipynb #a9af8ac4
 def _kind(o): return f'of shape {tuple(o.shape)}' if isinstance(o, Tensor) else f'of type {type(o).__name__}'
 
 def _on(pred, y, *_): return f" on predictions {_kind(pred)} and targets {_kind(y)}"
-
-_culprits = dict(model=("The model", "pass one that takes the batches of `learn.dls`; if these are too small for it,"
-                        " pass `sizes` that it can take, and `learn.dls` of the last of them"),
-                 loss=("The loss", "pass one that takes these, or other targets"),
-                 gradients=("The backward pass", "pass a model and a loss with gradients"),
-                 optimizer=("The optimizer", "pass another `opt_func` or `splitter`"),
-                 callback=("A callback", "fix or remove it"), batch=("A loader", "pass other `DataLoaders`"))
 
 _mask_hint = ("; for masks, let `get_y` return an array of class numbers: `np.array(Image.open(f))` if they have a"
               " palette, `np.array(Image.open(f))//255` if they are 0 and 255")
@@ -150,6 +167,14 @@ def _class_fault(pred, y, *_):
     hint = _mask_hint if y.ndim>2 else ''
     return f" with values from {low} to {high}",f"pass targets from 0 to {n-1}, as the model has {n} classes{hint}"
 
+# %% ../../nbs/checks/02_task.ipynb #ebfa226b
+_culprits = dict(model=("The model", "pass one that takes the batches of `learn.dls`; if these are too small for it,"
+                        " pass `sizes` that it can take, and `learn.dls` of the last of them"),
+                 loss=("The loss", "pass one that takes these, or other targets"),
+                 gradients=("The backward pass", "pass a model and a loss with gradients"),
+                 optimizer=("The optimizer", "pass another `opt_func` or `splitter`"),
+                 callback=("A callback", "fix or remove it"), batch=("A loader", "pass other `DataLoaders`"))
+
 def _part_error(e):
     "A `ValueError` that says which part of a step raised `e`, whatever the size"
     (what,way),on = _culprits[getattr(e, 'part', 'optimizer')],''
@@ -158,28 +183,8 @@ def _part_error(e):
         on = _on(*e.got)+values
     return ValueError(f"{what} fails at every size, that of `learn.dls` too{on} ({type(e).__name__}: {e}): {way}")
 
-# %% ../../nbs/checks/02_task.ipynb #330d62cf
-def _fault(learn, dls, batches, **kwargs):
-    "The exception that a step with `batches` raises; None if it works"
-    try: try_batches(learn, repeat_batches(dls, batches), **kwargs)
-    except NotCopied: raise
-    except Exception as e: return None if is_out_of_memory(e) else e    # memory is tested elsewhere
-
-def model_fault(learn, dls, batches, **kwargs):
-    "The exception that a training step on a copy of `learn` raises, with `batches` and with whole ones"
-    e = _fault(learn, dls, batches, **kwargs)
-    if e is None or find_bs(batches[0])==1: return e
-    whole = [b and probe_batch(dl, get_bs(dls)) for dl,b in zip(dls.loaders, batches)]
-    return _fault(learn, dls, whole, **kwargs)
-
+# %% ../../nbs/checks/02_task.ipynb #a5ae6e45
 def _side(b): return 'x'.join(map(str, first_images(b).shape[-2:]))
-
-def own_fault(learn, bs, **kwargs):
-    "As `model_fault`, with the learner's own data, and at least two images"
-    dls = copy(learn.dls)
-    dls.loaders = [copy_dl(o, bs=max(2, bs)) if isinstance(o, TfmdDL) else o for o in dls.loaders]
-    batches = [None if is_empty(dl) else probe_batch(dl) for dl in dls.loaders[:2]]
-    return batches[0],model_fault(learn, dls, batches, **kwargs)
 
 def raise_model_faults(tried, own=None):
     "Raise a `ValueError` if the model fails at some size; it blames the size only where another one works"
@@ -200,7 +205,7 @@ def raise_model_faults(tried, own=None):
                      " `sizes` that it can take, or a model without layers of a fixed size, as with"
                      " `nn.AdaptiveAvgPool2d` before its head") from e
 
-# %% ../../nbs/checks/02_task.ipynb #9b1f40ce
+# %% ../../nbs/checks/02_task.ipynb #a3055330
 class MetricTrial(Callback):
     "Accumulate metrics in validation, as `Recorder` does, and keep what the first one that fails raises"
     order,run_train,fault = Recorder.order,False,None
@@ -217,13 +222,14 @@ class MetricTrial(Callback):
                 self.fault = f"{name} fails{_on(self.pred, *self.yb)} ({type(e).__name__}: {e})"
                 raise
 
-def check_metrics(learn, **kwargs):
+def check_metrics(trial):
     "Raise a `ValueError` if a metric cannot take a whole validation batch; computing its `value` may need more"
-    dls,tries = learn.dls,MetricTrial()
+    learn,tries = trial.learn,MetricTrial()
+    dls = learn.dls
     if not learn.metrics or not any(isinstance(o, Recorder) and o.valid_metrics for o in learn.cbs): return
     if len(dls.loaders)<2 or is_empty(dls.valid): return
     b = probe_batch(dls.valid, get_bs(DataLoaders(dls.valid)))
-    try: try_batches(learn, repeat_batches(dls, [None,b]), timer=tries, **kwargs)
+    try: try_batches(trial, repeat_batches(dls, [None,b]), tries)
     except Exception as e:
         if is_out_of_memory(e) or not tries.fault: return       # the model is tried elsewhere
         raise ValueError(f"The metric {tries.fault}: pass one that takes these, or omit it") from e

@@ -16,7 +16,7 @@ from ..schedule import draw_stages
 from ..load.files import bars_like, has_bars
 from ..data import get_bs, image_size, probe_batch, same_random
 from ..run import Run, RunCallback
-from ..checks.trial import trial_learner
+from ..checks.trial import Trial
 
 # %% ../../nbs/report/00_history.ipynb #b5ebfb2d
 _ours = ('epoch','stage','size','bs','lr','seconds','images/s')
@@ -221,7 +221,7 @@ def validate_sizes(self:Learner,
     run = Run(self, [Stage(o, 1) for o in L(sizes)], bs=bs, get_dls=get_dls, fast=fast)
     run.check()
     names = ['valid_loss', *L(self.metrics).attrgot('name')]
-    with same_random(), bars_like(self), trial_learner(self, self.dls) as trial:
+    with same_random(), bars_like(self), Trial(self).learner(self.dls) as trial:
         for s in progress_bar(run.plan.stages, leave=False, display=has_bars()):
             dls = run.dls_at(s)
             if recalibrate: _recalibrate(trial, dls.train, n_batch)
