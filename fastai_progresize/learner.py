@@ -13,13 +13,13 @@ from copy import copy
 from fastai.vision.all import *
 from fastai.callback.training import GradientAccumulation
 from fastcore.imports import IN_NOTEBOOK
-from .stage import is_number
+from .args import is_number
 from .plan import Plan
 from .load.files import name_unreadable, printable, warn_once
 from .data import same_random
 from .checks.split import SplitCheck
 from .checks.task import check_stage
-from .utils import broadcast_on_cpu, on_rank0, one_logs, wrap_again
+from .utils import on_rank0, one_logs, wrap_again
 from .run import Run, RunCallback, check_names
 from .report.history import StageRecorder
 from .preflight import fit_memory
@@ -226,7 +226,7 @@ def fit_run(run, checkpoint=None, resume=False, wd=None, moms=None, reset_opt=Fa
     recorder = StageRecorder(run.plan)
     cbs = _run_callbacks(run, resize, recorder, moms)
     with (checkpointing(run, checkpoint, resume, cbs, moms=moms, wd=wd) as saver, _restored(learn, cbs, recorder),
-          one_logs(learn, cbs) as cbs, name_unreadable(learn), broadcast_on_cpu(learn),
+          one_logs(learn, cbs) as cbs, name_unreadable(learn),
           _with_metric(learn, recorder.size_metric()), resumed(learn, saver, resize)):
         try: learn.fit(run.plan.n_epoch, wd=wd, cbs=cbs + L(saver), reset_opt=reset_opt)
         except KeyboardInterrupt:

@@ -6,9 +6,19 @@ from fastai.distributed import *
 images,folder = map(Path, sys.argv[1:])
 folder.mkdir(exist_ok=True)
 
+def _broadcast(self, t, rank):
+    t = LongTensor(t).to(self.device)
+    torch.distributed.broadcast(t, rank)
+    return t.tolist()
+
+@contextmanager
+def on_cpu(learn):
+    "`distrib_ctx` without GPUs, through which fastai's `DistributedDL` broadcasts the order of the items"
+    with learn.distrib_ctx(sync_bn=False, cpu=True), replaced.object(DistributedDL, '_broadcast', _broadcast): yield
+
 def trained(name, frozen, **kwargs):
     learn = new_learner(images, 2, [CSVLogger(), SaveModelCallback()], folder/f'{name}-{frozen}', frozen=frozen)
-    with learn.distrib_ctx(sync_bn=False, cpu=True): run(learn, checkpoint='a', **kwargs)
+    with on_cpu(learn): run(learn, checkpoint='a', **kwargs)
     return learn
 
 def save(learn, name, frozen):
@@ -36,7 +46,7 @@ def plain_run():
     "Of a model without BatchNorm, whose body is frozen at first: weights, and what it was trained on"
     learn = new_learner(images, 2, [Batches()], folder/'plain', model=plain_model, frozen=True, opt_func=SGD)
     start = weights(learn)
-    with learn.distrib_ctx(sync_bn=False, cpu=True): run(learn, lr_max=.1, lr_mult=1)
+    with on_cpu(learn): run(learn, lr_max=.1, lr_mult=1)
     torch.save((start, weights(learn), learn.batches.epochs), folder/f'plain-{rank_distrib()}.pth')
 
 def error_run():
@@ -46,14 +56,14 @@ def error_run():
 def on_two_disks(name, **kwargs):
     "Each process has a folder of its own"
     learn = new_learner(images, 2, [], folder/f'apart-{name}-{rank_distrib()}')
-    with learn.distrib_ctx(sync_bn=False, cpu=True): run(learn, checkpoint='a', **kwargs)
+    with on_cpu(learn): run(learn, checkpoint='a', **kwargs)
     torch.save(weights(learn), folder/f'apart-{name}-{rank_distrib()}.pth')
 
 def decoded():
     "Both processes fill and read the same pixels; then one of them finds all that it needs"
     for _ in range(2):
         learn = small_learner(get_dls(48, 8, images, num_workers=0, cache=folder/'copies', decoded=True))
-        with learn.distrib_ctx(sync_bn=False, cpu=True): run(learn)
+        with on_cpu(learn): run(learn)
     torch.save(weights(learn), folder/f'decoded-{rank_distrib()}.pth')
 
 def apart():
@@ -62,7 +72,6 @@ def apart():
     except KeyboardInterrupt: pass
     on_two_disks('part', resume=True)
 
-from fastai.distributed import DistributedDL
 own = DistributedDL._broadcast
 stopped_and_not(frozen=False)
 error_run()

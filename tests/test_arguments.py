@@ -1,5 +1,5 @@
 "Whatever an argument is, a call succeeds or ends in a `ValueError`, and after an error the Learner is as it was"
-import contextlib, io, pytest, shutil, types, warnings
+import contextlib, io, pytest, shutil, sys, types, warnings
 from collections import Counter
 from helpers import *
 from fastai_progresize import samples
@@ -7,6 +7,9 @@ from fastai_progresize.apps import book
 from fastai_progresize.apps.book import run_experiment
 from fastai_progresize.apps.folder import folder_learner
 from test_bad_input import state
+
+sys.path.insert(0, str(Path(__file__).parent.parent/'benchmarks'))
+from elpv import elpv
 
 nan,inf = float('nan'),float('inf')
 values = [None, '', 'abc', '128', b'16', [], {}, [[16,24]], [None,None], ['16','24'], (16,24,32), [.5,1.5], [16], 0, -1,
@@ -52,7 +55,7 @@ table = dict(
     compare_runs=(lambda g: partial(compare_runs, a=g.history), {}, 'b'),
     show_runs=(lambda g: show_runs, {}, 'df'),
     glyphs=(lambda g: samples.glyphs, dict(n_train=12, n_valid=10), 'n_train n_valid seed path scale'),
-    elpv=(lambda g: samples.elpv, {}, 'seed path'),
+    elpv=(lambda g: elpv, {}, 'seed path'),
     small_resnet=(lambda g: samples.small_resnet, dict(n_out=3, widths=(4,4,4,4,4)), 'n_out widths'),
     run_experiment=(lambda g: partial(run_experiment, path=g.path), dict(tiny, e='ch14_resblock'),
                     'e path seeds scale epochs bs out subset num_workers'),

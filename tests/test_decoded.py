@@ -7,7 +7,7 @@ from helpers import *
 from test_loading import arr, places, resizes, same_place
 from fastai.distributed import DistributedDL
 from fastai_progresize.data import copy_dl
-from fastai_progresize.fast import pixels as module
+from fastai_progresize.load import pixels as module
 from fastai_progresize.load.augment import Presize
 from fastai_progresize.load.batches import KeptItems
 from fastai_progresize.load.pixels import Pixels, cover_size, load_image_pixels

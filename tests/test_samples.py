@@ -1,8 +1,11 @@
 "The sample images: the layout of Imagenette, the same for a seed, whole or not there"
-import hashlib, pytest
+import hashlib, pytest, sys
 from helpers import *
 from fastai_progresize import samples
 from fastai_progresize.samples import glyph_fonts
+
+sys.path.insert(0, str(Path(__file__).parent.parent/'benchmarks'))
+from elpv import elpv, elpv_table
 
 def digest(path):
     files = get_image_files(path).sorted()
@@ -51,11 +54,11 @@ def elpv_dataset(): pytest.importorskip('elpv_dataset')
 
 def test_elpv(tmp_path, elpv_dataset):
     "Imagenette's layout, split alike by probability and kind, the same for a seed"
-    path = samples.elpv(path=tmp_path/'a')
+    path = elpv(path=tmp_path/'a')
     n = {(a,b): len((path/a/b).ls()) for a in ('train','val') for b in ('defective','functional')}
     assert n=={('train','defective'):616, ('train','functional'):1352,
                ('val','defective'):205, ('val','functional'):451}
-    df = samples._elpv_table().assign(name=lambda df: [o.name for o in df.file]).set_index('name')
+    df = elpv_table().assign(name=lambda df: [o.name for o in df.file]).set_index('name')
     def _counts(part):
         own = df.loc[[o.name for o in get_image_files(path/part)]]
         assert ((own.probability>=.5)==(own.label=='defective')).all()
@@ -63,7 +66,7 @@ def test_elpv(tmp_path, elpv_dataset):
     train,val = _counts('train'),_counts('val')
     assert ((val-(train+val)/4).abs()<=1).all() and len(val)==8
     assert Image.open(first(get_image_files(path))).size==(300,300)
-    assert digest(path)==digest(samples.elpv(path=tmp_path/'b'))!=digest(samples.elpv(seed=1, path=tmp_path/'a'))
+    assert digest(path)==digest(elpv(path=tmp_path/'b'))!=digest(elpv(seed=1, path=tmp_path/'a'))
 
 def test_elpv_whole_or_not_there(tmp_path, monkeypatch, elpv_dataset):
     n,copy = 0,shutil.copyfile
@@ -73,14 +76,13 @@ def test_elpv_whole_or_not_there(tmp_path, monkeypatch, elpv_dataset):
         if n>5: raise OSError('No space left on device')
         return copy(*args)
     monkeypatch.setattr(shutil, 'copyfile', fail)
-    with pytest.raises(OSError): samples.elpv(path=tmp_path)
+    with pytest.raises(OSError): elpv(path=tmp_path)
     assert list(tmp_path.iterdir())==[]
 
 def test_elpv_not_installed(tmp_path, monkeypatch):
-    import sys
     monkeypatch.setitem(sys.modules, 'elpv_dataset', None)
-    says = re.escape("pip install 'fastai_progresize[evidence]'")
-    with pytest.raises(ImportError, match=says): samples.elpv(path=tmp_path)
+    says = re.escape("pip install elpv-dataset")
+    with pytest.raises(ImportError, match=says): elpv(path=tmp_path)
 
 def test_small_resnet():
     "One block at each size, half the last; any image size"

@@ -12,6 +12,8 @@ from smalldocs.config import load
 from smalldocs.layout import SiteNav
 from smalldocs.site import Site
 
+sys.path.insert(0, str(Path(__file__).parent.parent))      # `tools.showdoc`, which pyproject.toml names
+
 # Quarto's
 _no_problem = re.compile(r'unknown key format-links|format commonmark|.*: output-file is not read|'
                          r'format.html.(keep-md|grid|canonical-url) is ignored')

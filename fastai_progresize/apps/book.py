@@ -12,12 +12,13 @@ __all__ = ['experiments', 'Experiment', 'same_epochs', 'same_pixels', 'same_seco
 import hashlib
 from dataclasses import dataclass, replace
 from fastai.vision.all import *
-from ..stage import Stage, check_figure, check_folder, check_outside, check_table, check_workers
-from ..stage import is_count, is_number
+from ..args import check_folder, check_outside, check_workers
+from ..stage import Stage, check_figure, check_table
+from ..args import is_count, is_number
 from ..plan import Plan
 from ..load.files import whole_file
 from ..data import same_random
-from ..report.history import epoch_lines
+from .log import epoch_lines
 from ..load.augment import get_presize
 from ..load.fast import check_sides, get_dls, seeded_split
 import fastai_progresize.learner     # for `fit_progressive`

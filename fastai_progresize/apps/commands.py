@@ -113,7 +113,8 @@ def progresize_demo(
     "Draw sample images, train on them at growing sizes and at the final size throughout, and compare"
     sizes = _sizes(sizes)
     from fastai_progresize.load.files import warn_once
-    from fastai_progresize.apps.folder import bars_in_terminal, run_demo
+    from fastai_progresize.apps.folder import run_demo
+    from fastai_progresize.apps.log import bars_in_terminal
     with bars_in_terminal(), warn_once():
         run_demo(Path(out), sizes, epochs, seed, num_workers, checkpoint=checkpoint, resume=resume)
 
@@ -150,7 +151,8 @@ def progresize_fit(
     sizes,epochs = _sizes(sizes),_epochs(epochs)
     from fastai_progresize.plan import Plan
     from fastai_progresize.load.files import warn_once
-    from fastai_progresize.apps.folder import bars_in_terminal, fit_folder, folder_learner, partial
+    from fastai_progresize.apps.folder import fit_folder, folder_learner, partial
+    from fastai_progresize.apps.log import bars_in_terminal
     plan = Plan(epochs, sizes, size=None if sizes else 224, bs=bs, fit=fit)
     learner = partial(folder_learner, arch=arch, pretrained=pretrained, lr=lr)
     with bars_in_terminal(), warn_once():
@@ -185,6 +187,7 @@ def progresize_book(
                          " progresize-book alone lists them")
     if samples and path: raise ValueError(f"--samples and --path {path}: pass only one of them")
     from fastai_progresize.load.files import warn_once
-    from fastai_progresize.apps.folder import bars_in_terminal, run_book, show_book
+    from fastai_progresize.apps.folder import run_book, show_book
+    from fastai_progresize.apps.log import bars_in_terminal
     if not names: return print(show_book())
     with bars_in_terminal(), warn_once(): run_book(names, Path(out), samples, seeds, fast, num_workers, **settings)

@@ -8,14 +8,14 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/apps/folder.html.md"
 __all__ = ['five_seeds', 'folder_learner', 'fit_folder', 'run_demo']
 
 # %% ../../nbs/apps/02_folder.ipynb #71b521c4
-import fastprogress.fastprogress, warnings
+import warnings
 from time import perf_counter
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')     # fastai and torch warn at import
     from fastai.vision.all import *
     from fastai_progresize.all import *
-    from fastai_progresize.stage import check_folder, check_lr, check_outside, is_number
-    from fastai_progresize.report.history import epoch_lines, in_terminal
+    from fastai_progresize.args import check_folder, check_lr, check_outside, is_number
+    from fastai_progresize.apps.log import epoch_lines
     from fastai_progresize.samples import glyphs, small_resnet
     from fastai_progresize.apps.book import book_table, experiments, list_experiments, run_experiment
 
@@ -178,15 +178,3 @@ def run_book(names, out, samples=False, seeds=1, fast=False, num_workers=None, *
     print(f"\n{show_book(pd.concat(map(run, names)))}\n")
     if settings: print("The book's figures are for Imagenette, its sizes and epochs")
     print(f"results.csv, epochs.csv and runs.png are in the folder of each experiment in {out}")
-
-# %% ../../nbs/apps/02_folder.ipynb #2b08f1a3
-@contextmanager
-def bars_in_terminal():
-    "Context in which fastprogress draws bars only in a terminal"
-    if in_terminal(): yield; return
-    bars = fastprogress.fastprogress
-    own,bars.NO_BAR,bars.print = bars.NO_BAR,True,noop      # a new bar always prints its first character
-    try: yield
-    finally:
-        bars.NO_BAR = own
-        del bars.print

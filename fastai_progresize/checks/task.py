@@ -11,9 +11,9 @@ __all__ = []
 import traceback
 from copy import copy
 from fastai.vision.all import *
-from ..stage import hw
+from ..args import hw
 from ..data import copy_dl, first_images, get_bs, is_empty, probe_batch, tfms_size
-from .trial import NotCopied, Trial, is_out_of_memory, repeat_batches, try_batches
+from .trial import NotCopied, is_out_of_memory, repeat_batches, try_batches
 
 # %% ../../nbs/checks/02_task.ipynb #84bbe9e2
 def _get_norm(dl):

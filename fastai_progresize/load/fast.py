@@ -12,8 +12,8 @@ import functools
 from copy import copy
 from fastai.vision.all import *
 from fastai.vision import core
-from ..stage import (check_bool, check_count, check_folder, check_seed, check_workers, hw, is_number,
-                                     short_size)
+from ..args import check_count, check_folder, check_seed, check_workers, hw, is_number, short_size
+from ..stage import check_bool
 from .files import (all_files, check_files, image_files, is_from, is_untouched,
                                      reads_as_fastai, verified_splitter)
 from ..data import copy_dl, same_random, tfms_size

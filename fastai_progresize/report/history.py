@@ -8,30 +8,27 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/report/history.html.
 __all__ = ['compare_runs', 'show_runs']
 
 # %% ../../nbs/report/00_history.ipynb #2e82a089
-import itertools, sys
 from time import perf_counter
 from fastai.vision.all import *
-from ..stage import Stage, check_count, check_figure, check_table, hw
+from ..args import hw
 from ..schedule import draw_stages
-from ..load.files import bars_like, has_bars
-from ..data import get_bs, image_size, probe_batch, same_random
-from ..run import Run, RunCallback
-from ..checks.trial import Trial
+from ..data import get_bs
+from ..run import RunCallback
 
 # %% ../../nbs/report/00_history.ipynb #b5ebfb2d
-_ours = ('epoch','stage','size','bs','lr','seconds','images/s')
-
-def _metric_columns(names, values):
-    "Values by name, without our size, the last one of that name; a metric whose name is ours gets another"
-    res = dict(zip(range_of(names), zip(names, values)))
-    for k in ('size','train_size','valid_size'):
-        if k in names: res.pop(len(names)-1-names[::-1].index(k))
-    return {f'{k} (metric)' if k in _ours else k: v for k,v in res.values()}
-
 class StageRecorder(RunCallback):
     "Record a row per epoch of a run that follows `plan`, in `learn.stage_rows`"
     order,has_trained = Recorder.order+1,False
     def __init__(self, plan): self.plan,self.px = plan,[0]
+
+    @property
+    def size(self):
+        "Size of the current stage, px"
+        return self.plan[self.index].size
+
+    def size_metric(self)->ValueMetric:
+        "The size as a metric, for tables and logs: a number, the height of rectangles"
+        return ValueMetric(partial(max, self.px), 'size')       # a list: an export needs nothing of this package
 
     def before_fit(self):
         "Keep the rows of an earlier run only if this one starts later than epoch 0"
@@ -46,35 +43,16 @@ class StageRecorder(RunCallback):
         self.began,self.seconds,self.n_images,self.top_lr = perf_counter(),0.,0,0.
         self.values = {}
 
-    def before_train(self): self.train_began = perf_counter()
-    def after_train(self):
-        self.seconds = perf_counter()-self.train_began
-        self._record('train')
-    def after_validate(self): self._record('valid')
+# %% ../../nbs/report/00_history.ipynb #402da427
+@patch
+def before_train(self:StageRecorder): self.train_began = perf_counter()
 
-    def after_batch(self):
-        if not self.training: return
-        self.has_trained = True
-        self.n_images += find_bs(self.xb)
-        self.top_lr = max(self.top_lr, self.opt.hypers[-1]['lr'])
-
-    def after_epoch(self):
-        "Add the row of this epoch to `learn.stage_rows`"
-        row = dict(epoch=self.at, stage=self.index, size=self.size, bs=get_bs(self.dls), lr=self.top_lr)
-        row |= _metric_columns(*self._names_and_values())
-        speed = self.n_images/self.seconds if self.seconds else np.nan
-        row |= {'seconds': perf_counter()-self.began, 'images/s': speed}
-        self.rows.append(row)
-        self.learn.stage_rows = self.rows
-
-    @property
-    def size(self):
-        "Size of the current stage, px"
-        return self.plan[self.index].size
-
-    def size_metric(self)->ValueMetric:
-        "The size as a metric, for tables and logs: a number, the height of rectangles"
-        return ValueMetric(partial(max, self.px), 'size')       # a list: an export needs nothing of this package
+@patch
+def after_batch(self:StageRecorder):
+    if not self.training: return
+    self.has_trained = True
+    self.n_images += find_bs(self.xb)
+    self.top_lr = max(self.top_lr, self.opt.hypers[-1]['lr'])
 
 # %% ../../nbs/report/00_history.ipynb #7f7c1a57
 @patch
@@ -87,6 +65,14 @@ def _record(self:StageRecorder, part):
     self.values[part] = list(recorder.log[-1-len(self.metrics)*has_metrics:])
 
 @patch
+def after_train(self:StageRecorder):
+    self.seconds = perf_counter()-self.train_began
+    self._record('train')
+
+@patch
+def after_validate(self:StageRecorder): self._record('valid')
+
+@patch
 def _names_and_values(self:StageRecorder):
     "The names of the `Recorder`'s columns, and their values, NaN where it has none"
     recorder = getattr(self.learn, 'recorder', None)
@@ -96,37 +82,31 @@ def _names_and_values(self:StageRecorder):
     parts = [self.values.get(k, [np.nan]*m) for k,m in (('train',n),('valid',len(names)-n))]
     return names,parts[0]+parts[1]
 
+# %% ../../nbs/report/00_history.ipynb #7f7b523b
+_ours = ('epoch','stage','size','bs','lr','seconds','images/s')
+
+def _metric_columns(names, values):
+    "Values by name, without our size, the last one of that name; a metric whose name is ours gets another"
+    res = dict(zip(range_of(names), zip(names, values)))
+    for k in ('size','train_size','valid_size'):
+        if k in names: res.pop(len(names)-1-names[::-1].index(k))
+    return {f'{k} (metric)' if k in _ours else k: v for k,v in res.values()}
+
+@patch
+def after_epoch(self:StageRecorder):
+    "Add the row of this epoch to `learn.stage_rows`"
+    row = dict(epoch=self.at, stage=self.index, size=self.size, bs=get_bs(self.dls), lr=self.top_lr)
+    row |= _metric_columns(*self._names_and_values())
+    speed = self.n_images/self.seconds if self.seconds else np.nan
+    row |= {'seconds': perf_counter()-self.began, 'images/s': speed}
+    self.rows.append(row)
+    self.learn.stage_rows = self.rows
+
+# %% ../../nbs/report/00_history.ipynb #6a5ba0f7
 @patch(as_prop=True)
 def stage_history(self:Learner)->pd.DataFrame: # A row per epoch
     "Stage, size, bs, lr, losses, metrics, seconds and images/s of each epoch of `fit_progressive`; empty before it"
     return pd.DataFrame(self.__dict__.get('stage_rows', []))
-
-# %% ../../nbs/report/00_history.ipynb #c547221b
-def in_terminal()->bool:
-    "Is the output a notebook or a terminal, where progress bars can be seen?"
-    return IN_NOTEBOOK or sys.stdout.isatty()
-
-class EpochLine:
-    "A `logger` that prints a line per epoch, under a header"
-    def __init__(self, learn): self.learn,self.columns = learn,None
-
-    def __call__(self, log):
-        "Print the values, with the size after the epoch's number"
-        row = dict(zip(self.learn.recorder.metric_names, log))
-        if 'size' in row: row = {'epoch': row.pop('epoch'), 'size': row.pop('size'), **row}
-        if self.columns!=list(row):
-            self.columns = list(row)
-            self._print(self.columns, row)
-        self._print([f'{o:.4f}' if isinstance(o, float) else str(o) for o in row.values()], row)
-
-    def _print(self, texts, names): print('  '.join(o.rjust(max(6, len(k))) for o,k in zip(texts, names)), flush=True)
-
-@contextmanager
-def epoch_lines(learn):
-    "Without a terminal, print a line per epoch instead of progress bars"
-    if in_terminal(): yield
-    else:
-        with learn.no_bar(), contextmanager(replacing_yield)(learn, 'logger', EpochLine(learn)): yield
 
 # %% ../../nbs/report/00_history.ipynb #101968db
 @patch
@@ -140,7 +120,6 @@ def plot_stages(self:Learner,
     known = list(df.columns[df.columns.get_loc('lr')+1:-2])
     losses = [o for o in known if o in ('train_loss','valid_loss')]
     metrics = [o for o in known if o not in losses] if metrics is None else listify(metrics)
-    check_figure(None, figsize)
     if any(o not in known for o in metrics):
         raise ValueError(f"metrics={metrics} are not all in the history: choose from {known}")
     plots = [losses] + [[o] for o in metrics]
@@ -156,79 +135,28 @@ def plot_stages(self:Learner,
     return list(axs[0])
 
 # %% ../../nbs/report/00_history.ipynb #4f0d8033
+def _summary(df):
+    "Metrics and losses of the last epoch, last column first, the seconds of the run, and images/s at each size"
+    names = list(df.columns[df.columns.get_loc('train_loss')+1:-2])
+    speed = {f'images/s at {s} px': g['images/s'].median() for s,g in df.groupby('size', sort=False)}
+    return {**df.iloc[-1][names[::-1]], 'seconds': df.seconds.sum(), **speed}
+
 def compare_runs(
     **runs # Histories by name, each a `stage_history`; the last one is the baseline
 )->pd.DataFrame: # A row per run
     "Final metrics and loss, seconds, and images/s at each size, of several runs"
     if not runs: raise ValueError("There are no runs: pass `stage_history`s by name, such as a=learn.stage_history")
-    for df in runs.values(): check_table(df, 'train_loss lr size seconds images/s'.split(), '`learn.stage_history`')
-    def _row(df):
-        names = list(df.columns[df.columns.get_loc('train_loss')+1:-2])
-        speed = {f'images/s at {s} px': g['images/s'].median() for s,g in df.groupby('size', sort=False)}
-        return {**df.iloc[-1][names[::-1]], 'seconds': df.seconds.sum(), **speed}
-    res = pd.DataFrame({k: _row(df) for k,df in runs.items()}).T
+    res = pd.DataFrame({k: _summary(df) for k,df in runs.items()}).T
     res.insert(res.columns.get_loc('seconds')+1, 'time saved', 1-res.seconds/res.seconds.iloc[-1])
     return res
 
-def _format(name):
-    if name=='seconds': return '{:.1f}'
-    if name=='time saved': return '{:.0%}'
-    return '{:.0f}' if name.startswith('images/s') else '{:.4f}'
+# %% ../../nbs/report/00_history.ipynb #6a9029b4
+_formats = {'seconds': '{:.1f}', 'time saved': '{:.0%}'}
+
+def _format(name): return '{:.0f}' if name.startswith('images/s') else _formats.get(name, '{:.4f}')
 
 def show_runs(
     df:pd.DataFrame, # From `compare_runs`
 )->pd.DataFrame: # Of strings
     "The table of `compare_runs`, rounded for display"
-    check_table(df, ['seconds'], '`compare_runs`')
     return df.apply(lambda c: c.map(lambda o: '' if o!=o else _format(c.name).format(o)))
-
-# %% ../../nbs/report/00_history.ipynb #92005a66
-def _recalibrate(learn, dl, n_batch):
-    "Estimate BatchNorm's statistics from `n_batch` batches of `dl`"
-    n = dl.n_inp if dl.n_inp>1 else len(listify(probe_batch(dl)[0]))
-    if n>1: raise ValueError(f"recalibrate=True is for models with one input, not {n}: omit it")
-    device = next(learn.model.parameters()).device
-    torch.optim.swa_utils.update_bn(itertools.islice(dl, n_batch), learn.model, device)
-
-def _best(col): return col.idxmin() if re.search('loss|error', col.name) else col.idxmax()     # as trackers do
-
-def _plot_sizes(df, own):
-    sides = [hw(o)[0] for o in df.index]
-    names = df.columns[:-1]
-    _,axs = plt.subplots(1, len(names), figsize=(4.5*len(names), 3), squeeze=False, layout='constrained')
-    for ax,k in zip(axs[0], names):
-        ax.plot(sides, df[k], marker='.')
-        best = df.index.get_loc(_best(df[k]))
-        ax.plot(sides[best], df[k].iloc[best], marker='o', ls='', color='C1', label=f'best: {df.index[best]} px')
-        ax.axvline(hw(own)[0], color='grey', ls=':', lw=1, label='size of `learn.dls`')
-        ax.set(xlabel='size, px', ylabel=k)
-        ax.legend(fontsize='small')
-
-# %% ../../nbs/report/00_history.ipynb #92b9e94d
-@patch
-def validate_sizes(self:Learner,
-    sizes:list, # Sizes to validate at, px, ints or (height, width)
-    bs:int=None, # Batch size, images; None: that of the learner's `dls`
-    get_dls:callable=None, # Function of `size` and `bs` that returns `DataLoaders`; None: `learn.dls.at_size`
-    fast:bool|dict=False, # Without `get_dls`, load with `dls.fast()`? Its pixels differ a little. A dict: its arguments
-    recalibrate:bool=False, # Estimate BatchNorm's statistics at each size? The model keeps its own
-    n_batch:int=200, # Largest number of training batches to estimate them from
-    show_plot:bool=True, # Plot loss and metrics by size?
-)->pd.DataFrame: # A row per size, px: loss, metrics, and which of them are `best` there
-    "Validate the model at several sizes. Raises `ValueError` if it cannot take one of them"
-    check_count('n_batch', n_batch)
-    own,rows = image_size(self.dls),{}
-    run = Run(self, [Stage(o, 1) for o in L(sizes)], bs=bs, get_dls=get_dls, fast=fast)
-    run.check()
-    names = ['valid_loss', *L(self.metrics).attrgot('name')]
-    with same_random(), bars_like(self), Trial(self).learner(self.dls) as trial:
-        for s in progress_bar(run.plan.stages, leave=False, display=has_bars()):
-            dls = run.dls_at(s)
-            if recalibrate: _recalibrate(trial, dls.train, n_batch)
-            rows[s.size] = dict(zip(names, trial.validate(dl=dls.valid)))
-    index = pd.Index(list(rows), name='size', tupleize_cols=False)      # even if all are (height, width)
-    df = pd.DataFrame(list(rows.values()), index=index)
-    found = {k: _best(df[k]) for k in names}
-    df['best'] = [', '.join(k for k in names if found[k]==o) for o in df.index]
-    if show_plot: _plot_sizes(df, own)
-    return df
