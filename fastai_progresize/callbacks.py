@@ -13,7 +13,8 @@ from fastai.vision.all import *
 from fastai.callback.training import GradientAccumulation
 from .utils import same_random, wrap_again
 from .plan import Plan
-from .checks.task import SplitCheck, check_stage
+from .checks.split import SplitCheck
+from .checks.task import check_stage
 
 # %% ../nbs/09_callbacks.ipynb #5c67c341
 class RunCallback(Callback):

@@ -19,9 +19,10 @@ from .plan import Plan
 from .load.files import bars_like, check_files, image_files, name_unreadable, warn_once
 from .data import check_images, get_bs
 from .run import Run
-from .checks.task import (SplitCheck, check_batch, check_metrics, check_same, model_fault, own_fault,
-                                           raise_model_faults, read_batch, same_items)
-from .checks.trial import NotCopied, is_out_of_memory, try_stage, try_step, with_shapes
+from .checks.split import SplitCheck, same_items
+from .checks.task import (check_batch, check_metrics, check_same, model_fault, own_fault,
+                                           raise_model_faults, read_batch)
+from .checks.trial import NotCopied, Trial, is_out_of_memory, try_stage, try_step, with_shapes
 
 # %% ../nbs/08_preflight.ipynb #c20cb6fd
 def _check_data(run, files, made):
@@ -37,10 +38,10 @@ def _check_model(run, b, made):
     types = [type(o) for o in b]
     batches = [check_batch(dls, s.size, types, run.own) for s,dls in made]
     try:
-        tried = [(bs[0], model_fault(run.learn, dls, bs, **run.trial)) for (_,dls),bs in zip(made, batches)]
+        tried = [(bs[0], model_fault(run.trial, dls, bs)) for (_,dls),bs in zip(made, batches)]
         if all(e is None for _,e in tried): return
         bs = min(get_bs(dls) or 2 for (_,dls),(_,e) in zip(made, tried) if e)
-        own = own_fault(run.learn, bs, **run.trial)
+        own = own_fault(run.trial, bs)
     except NotCopied as e: return warn(f"{e}: not checking whether the model takes every size")
     raise_model_faults(tried, own)
 
@@ -62,7 +63,7 @@ def _explain_errors():
         raise Invalid(f"Memory ran out while checking data and model ({what}): free some, or pass smaller ",
                       ('`sizes`',), " or a smaller model") from e
 
-def _with_shapes(run): return with_shapes(run.learn, lambda: run.try_dls(run.plan[0]), run.cbs)
+def _with_shapes(run): return with_shapes(Trial(run.learn, run.cbs), lambda: run.try_dls(run.plan[0]))
 
 def check_run(run):
     "Raise a `ValueError` unless data and model suit all stages; learner and random state do not change"
@@ -76,7 +77,7 @@ def check_run(run):
         _check_data(run, files, made)
         with _with_shapes(run):
             _check_model(run, b, made)
-            check_metrics(run.learn, **run.trial)
+            check_metrics(run.trial)
 
 # %% ../nbs/08_preflight.ipynb #8315ead3
 def _free_memory():
@@ -90,7 +91,7 @@ def largest_bs(run, stage, attempt=try_step, **kwargs):
     while True:
         try:
             with same_random(): dls = run.try_dls(stage)
-            with name_unreadable(run.learn): return stage,attempt(run.learn, dls, **run.trial, **kwargs),error
+            with name_unreadable(run.learn): return stage,attempt(run.trial, dls, **kwargs),error
         except Exception as e:
             if not is_out_of_memory(e): raise
             error = str(e).split('\n')[0]
@@ -137,15 +138,14 @@ class Preflight(TableWithText):
     "Time and memory of each stage of a run as a table, with the `plan` that fits"
     def __init__(self,
         plan:Plan, # The plan of the run, with a bs that fits at each size
-        res:list, # The result of `try_stage` for each of its stages
+        res:list, # The `Timing` of each of its stages
         checking:float=0., # Time of the checks before training, seconds
     ):
         self.plan,self.checking = plan,checking
         def _row(s, r):
-            bound = 'model' if r['model']>r['loading'] else 'loading'
-            return dict(size=s.size, epochs=s.total, bs=s.bs, memory=r['memory'], model=r['model'],
-                        loading=r['loading'], bound=bound, epoch=r['epoch'],
-                        stage=r['epoch']*(s.total-1)+r.get('first', r['epoch']))
+            bound = 'model' if r.model>r.loading else 'loading'
+            return dict(size=s.size, epochs=s.total, bs=s.bs, memory=r.memory, model=r.model, loading=r.loading,
+                        bound=bound, epoch=r.epoch, stage=r.epoch*(s.total-1)+r.first)
         self.df = pd.DataFrame([_row(s, r) for s,r in zip(plan, res)])
         self.seconds = self.df.stage.sum()+checking # Of the whole run, including checks and the start of workers
         self.saved = 1-self.seconds/(self.df.epoch.iloc[-1]*plan.n_epoch) # Share of as many epochs at the last size

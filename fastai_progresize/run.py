@@ -19,6 +19,7 @@ from .load.files import bars_like
 from .data import call_get_dls, check_not_empty, get_bs, image_size
 from .load.fast import fast_loaders
 from .aug import aug_loaders
+from .checks.trial import Trial
 
 # %% ../nbs/07_run.ipynb #3be61200
 def _check_run(get_dls, valid_size, fast):
@@ -122,8 +123,8 @@ def final_dls(self:Run, current=None):
 # %% ../nbs/07_run.ipynb #62478102
 @patch(as_prop=True)
 def trial(self:Run):
-    "The arguments of a trial of this run"
-    return dict(cbs=self.cbs, unfreeze=any(p.freeze is False for p in self.plan.phases))
+    "The Learner to try as this run trains it"
+    return Trial(self.learn, self.cbs, unfreeze=any(p.freeze is False for p in self.plan.phases))
 
 # %% ../nbs/07_run.ipynb #cf0a34ae
 @patch

@@ -4,7 +4,7 @@ from helpers import *
 
 import fastai_progresize
 from fastai_progresize.apps import commands, folder as cli
-from fastai_progresize.checks import task as check
+from fastai_progresize.checks import split as check
 from fastai_progresize.apps.commands import as_flags, progresize_fit
 
 results = ['history.csv','learner.pkl','stages.png']
@@ -125,7 +125,7 @@ def test_resumed_elsewhere(path, tmp_path, monkeypatch, capsys):
      "a.jpg: Remove it; --verify skip leaves it out"),
     ("sizes=[(16, 24), 32] do not grow: pass the smallest first, or a list of `Stage`s, which may shrink",
      "--sizes 16x24,32 do not grow: pass the smallest first"),
-    (f"Leak: 3 images. {check._fix} (check=False trains without these checks)",
+    (f"Leak: 3 images. {check.fix_stages} (check=False trains without these checks)",
      "Leak: 3 images. Remove one of each pair, or put both in training or both in validation"),
     ("the wd=.1 of a_size=3 px, and n_epochs", "the wd=.1 of a_size=3 px, and n_epochs"),
 ])

@@ -12,7 +12,7 @@ from fastai_progresize.load.augment import Presize
 from fastai_progresize.load.batches import KeptItems
 from fastai_progresize.load.pixels import Pixels, cover_size, load_image_pixels
 from fastai_progresize.load.read import ScaledImage, ScaledImageBW, ScaledToTensor
-from fastai_progresize.checks.trial import try_stage
+from fastai_progresize.checks.trial import Trial, try_stage
 
 def draw(fn, w, h, seed, mode='RGB'):
     "A picture whose neighbours are alike, as in a photograph"
@@ -233,8 +233,8 @@ def test_resumed_while_filling(folder, tmp_path):
     with pytest.raises(ValueError, match='copies was pixels, is JPEG'): run(other, checkpoint=file, resume=True)
 
 def test_preflight_counts_the_first_epoch(kept):
-    res = try_stage(small_learner(kept), kept, seconds=.2)
-    assert res['first']>=res['epoch']>0
+    res = try_stage(Trial(small_learner(kept)), kept, seconds=.2)
+    assert res.first>=res.epoch>0
     assert (kept.train.kept.pixels.there!=0).any()
 
 # what is on the disk

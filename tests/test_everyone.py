@@ -3,9 +3,9 @@ import pytest
 from operator import itemgetter
 from PIL import ImageOps
 from helpers import *
-from fastai_progresize.checks.task import item_keys
+from fastai_progresize.checks.split import item_keys
 from fastai_progresize.load.files import image_files
-from fastai_progresize.checks.trial import trial_learner
+from fastai_progresize.checks.trial import Trial
 
 kw = dict(bs=4, num_workers=0)
 seed = RandomSplitter(.34, seed=1)
@@ -432,7 +432,7 @@ def test_copies_are_freed(folder):
     gc.collect()
     gc.disable()
     try:
-        with trial_learner(learn, learn.dls, Keep()) as trial: trial.fit(1)
+        with Trial(learn, Keep()).learner(learn.dls) as trial: trial.fit(1)
         assert len(made)==1 and made[0]() is None
     finally: gc.enable()
 

@@ -2,6 +2,7 @@
 import itertools, pytest
 from helpers import *
 from fastai_progresize import preflight
+from fastai_progresize.checks.trial import Timing
 from fastai_progresize.apps.folder import fit_folder
 from test_bad_input import refused
 
@@ -286,9 +287,9 @@ def test_preflight_counts(path, monkeypatch):
     "And tries few epochs one by one: a single one is at the final size, and takes longer than two"
     learn = small_learner(get_dls(48, 8, path, num_workers=0), 2, frozen=True)
     seconds = {24:1., 36:10., 48:100.}
-    def _try(learn, dls, *args, **kwargs):
+    def _try(trial, dls, **kwargs):
         sec = seconds[tfms_size(dls.train)[0]]
-        return dict(model=sec, loading=sec/2, epoch=sec, memory=1.)
+        return Timing(model=sec, loading=sec/2, epoch=sec, first=sec, memory=1.)
     monkeypatch.setattr(preflight, 'try_stage', _try)
     res = learn.preflight(3, check=False)
     assert list(res.df.epochs)==[2,1,1] and res.seconds==2*1+10+100

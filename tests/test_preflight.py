@@ -2,7 +2,7 @@
 import pytest
 from helpers import *
 from fastai_progresize.preflight import largest_bs
-from fastai_progresize.checks.trial import try_step
+from fastai_progresize.checks.trial import Timing, try_step
 from test_checkpoint import same_state
 
 def learner(path, groups=1, num_workers=0, **kwargs):
@@ -121,9 +121,9 @@ def test_of_stages(path):
 def made_up(monkeypatch, seconds):
     "Every epoch takes `seconds` by size"
     from fastai_progresize import preflight
-    def _try(learn, dls, *args, **kwargs):
+    def _try(trial, dls, **kwargs):
         sec = seconds[tfms_size(dls.train)[0]]
-        return dict(model=sec, loading=sec/2, epoch=sec, memory=1.)
+        return Timing(model=sec, loading=sec/2, epoch=sec, first=sec, memory=1.)
     monkeypatch.setattr(preflight, 'try_stage', _try)
 
 @pytest.mark.parametrize('minutes', (.5,1,7.3))

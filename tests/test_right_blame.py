@@ -1,7 +1,6 @@
 "An error names what fails: the metric, the loss, the model, a transform, or else the size"
 import pytest
 from helpers import *
-from fastai_progresize.checks.trial import trial_learner
 from test_bad_input import refused, state
 
 kw = dict(bs=8, num_workers=0)

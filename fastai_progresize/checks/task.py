@@ -8,265 +8,12 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/checks/task.html.md"
 __all__ = []
 
 # %% ../../nbs/checks/02_task.ipynb #0feeba55
-import hashlib, pickle, time, traceback, zlib
+import traceback
 from copy import copy
 from fastai.vision.all import *
 from ..args import hw
-from ..load.files import bar_if_long, dataset_files, item_rows, opens_files, to_bytes
-from ..utils import same_random
 from ..data import copy_dl, first_images, get_bs, is_empty, probe_batch, tfms_size
 from .trial import NotCopied, is_out_of_memory, repeat_batches, try_batches
-
-# %% ../../nbs/checks/02_task.ipynb #56bc3950
-_most = 2**16       # bytes of an array that are hashed
-
-def _feed(h, o):
-    "Update the hash `h` with the content of `o`"
-    if isinstance(o, Tensor): o = o.detach().cpu().numpy()
-    if isinstance(o, Image.Image): o = np.asarray(o)
-    if isinstance(o, ndarray) and o.dtype!=object:
-        h.update(f'{o.shape} {o.dtype}'.encode())
-        h.update(np.ascontiguousarray(o.reshape(-1)[::max(1, o.nbytes//_most)]))
-    elif isinstance(o, dict):
-        for k,v in o.items(): _feed(h, (k,v))
-    elif isinstance(o, (list,tuple,L,ndarray,pd.Series)):
-        h.update(f'{len(o)}'.encode())
-        for v in o: _feed(h, v)
-    elif isinstance(o, bytes): h.update(o)
-    elif o is None or isinstance(o, (str,Path,Number,np.generic)): h.update(to_bytes(f'{o} '))
-    else: h.update(_other(o))
-
-def _other(o):
-    try: return pickle.dumps(o)
-    except Exception: return f'{type(o).__name__} at {id(o)}'.encode()
-
-def _content(o):
-    h = hashlib.sha1()
-    _feed(h, o)
-    return f'item {h.hexdigest()}'
-
-def _row_keys(df):
-    try: return [f'row {o:x}' for o in pd.util.hash_pandas_object(df, index=False)]
-    except (TypeError,UnicodeEncodeError):      # arrays in cells, odd names
-        return map(_content, bar_if_long(list(df.itertuples(index=False))))
-
-def _index_keys(tl):
-    "Row numbers, with the content of the first row, which tells datasets apart"
-    f = first(tl.tfms.fs)
-    try: zero = _content(f(0)) if f and not opens_files(f) else ''
-    except Exception: zero = ''
-    return [f'{zero[:12]}[{o}]' for o in tl.items]
-
-def _below(f, root):
-    f,root = str(f),root.rstrip('/\\')
-    return f[len(root)+1:].lstrip('/\\') if f.startswith((root+'/', root+'\\')) else f
-
-def _real_paths():
-    "A function that resolves links in a path: once per folder, and in the file name"
-    folder = functools.lru_cache(None)(os.path.realpath)
-    def _real(f):
-        d,name = os.path.split(str(f))
-        f = os.path.join(folder(d), name)
-        return os.path.realpath(f) if os.path.islink(f) else f
-    return _real
-
-def _item_keys(tl, name):
-    if isinstance(tl.items, pd.DataFrame): return _row_keys(tl.items)
-    items = list(item_rows(tl.items))
-    if all(isinstance(o, (int,np.integer)) for o in items): return _index_keys(tl)
-    return (name(o) if isinstance(o, (str,Path)) else _content(o) for o in bar_if_long(items))
-
-def _first_input(dls, ds_idx):
-    "The `TfmdLists` of a dataset's first input; the dataset itself if it is not fastai's; None if there is none"
-    ds = getattr(dls[ds_idx], 'dataset', None) if ds_idx<len(dls.loaders) else None
-    return ds.tls[0] if isinstance(ds, Datasets) else ds
-
-def _files(tl):
-    "The image files of a dataset, one per item; None if not known"
-    if isinstance(tl, TfmdLists): return dataset_files(tl)
-    if isinstance(tl, torch.utils.data.Subset):
-        files = _files(tl.dataset)
-        return files and [files[i] for i in tl.indices]
-    samples = getattr(tl, 'samples', None)      # torchvision's
-    is_files = isinstance(samples, list) and all(isinstance(o, tuple) and isinstance(o[0], str) for o in samples)
-    return [o[0] for o in samples] if is_files else None
-
-def item_keys(dls, ds_idx=0):
-    "A key for each item of a dataset, which tells it apart from others"
-    tl,root = _first_input(dls, ds_idx),str(getattr(dls, 'path', '.'))
-    if not isinstance(tl, TfmdLists): return {}.keys()     # another kind of dataset
-    def _name(o): return _below(o, root)
-    files = _files(tl)
-    return dict.fromkeys(map(_name, files) if files is not None else _item_keys(tl, _name)).keys()
-
-def _true_keys(dls, tl, files):
-    "The keys of the items, with links resolved"
-    real = _real_paths()
-    root = real(getattr(dls, 'path', '.'))
-    def _name(o): return _below(real(o), root)
-    if files is not None: return set(map(_name, files))
-    def _item(o): return _name(o) if os.path.exists(o) else str(o)      # not in an archive
-    return set(_item_keys(tl, _item)) if isinstance(tl, TfmdLists) else set()
-
-def _items(dl):
-    ds = getattr(dl, 'dataset', None)
-    return getattr(ds.tls[0] if isinstance(ds, Datasets) else ds, 'items', None)
-
-def same_items(dls, other):
-    "Do both share their lists of items, as after `at_size`?"
-    a,b = (list(map(_items, o.loaders[:2])) for o in (dls,other))
-    return len(a)==len(b) and all(x is y and x is not None for x,y in zip(a, b))
-
-# %% ../../nbs/checks/02_task.ipynb #0b3f307c
-_most_looks,_most_seconds,_side_px = 100,.3,16
-
-def _small_grey(o):
-    "An image of any kind as 16x16 grey pixels; None if `o` is not an image"
-    if isinstance(o, Image.Image):
-        o.draft('L', (2*_side_px,)*2)
-        return np.asarray(o.convert('L').resize((_side_px,)*2, Image.BOX), dtype=np.float32)
-    o = o.detach().cpu().float().numpy().squeeze() if isinstance(o, Tensor) else np.asarray(o, dtype=np.float32)
-    if o.ndim==3: o = o.mean(0 if o.shape[0]<=4 else 2)
-    return np.asarray(Image.fromarray(o).resize((_side_px,)*2, Image.BOX)) if o.ndim==2 else None
-
-def _standard(a):
-    "`a` standardized to mean 0 and deviation 1; None without contrast"
-    if a is None or not np.isfinite(a).all() or a.std()<(2 if np.abs(a).max()>8 else .008): return
-    return ((a-a.mean())/a.std()).reshape(-1)
-
-def _item_names(tl, files):
-    "Names that an image keeps in another dataset, and whether they really are names"
-    if files is not None: return [os.path.splitext(os.path.basename(f))[0] for f in files],True
-    if isinstance(tl, torch.utils.data.Subset): return list(tl.indices),True
-    try: return range(len(tl)),False
-    except Exception: return [],False
-
-class Sample:
-    "The images of a dataset to compare: in order of the hashes of their names, as many as time allows"
-    def __init__(self, tl, files, size):
-        store_attr()
-        names,self.has_names = _item_names(tl, files)
-        hashes = np.array([zlib.crc32(to_bytes(str(o))) for o in names], dtype=np.int64)
-        self.n,self.seconds,self.seen = len(names),0.,{}
-        self.index = [int(i) for i in hashes.argsort(kind='stable')[:_most_looks]]
-        self.hashes = hashes[self.index]
-
-    def _read(self, i):
-        if self.files is not None:
-            with Image.open(self.files[i]) as im: return _small_grey(im)
-        o = self.tl[i]
-        if isinstance(o, (tuple,list)): o = o if isinstance(self.tl, TfmdLists) else o[0]     # its label comes after it
-        return _small_grey(np.concatenate([_small_grey(p) for p in o], 1) if isinstance(o, (tuple,list)) else o)
-
-    def look(self, k):
-        "The standardized pixels of image `k` of the sample"
-        if k in self.seen: return self.seen[k]
-        if self.seconds>_most_seconds: return
-        began = time.thread_time()
-        try: self.seen[k] = _standard(self._read(self.index[k]))
-        except Exception: self.seen[k] = None
-        self.seconds += time.thread_time()-began
-        return self.seen[k]
-
-    def name(self, k):
-        "The name of image `k` of the sample in error messages"
-        i = self.index[k]
-        return f'{self.files[i]} at {self.size} px' if self.files is not None else f'item {i} at {self.size} px'
-
-def _looked_at(sample, ks):
-    "The images `ks` of a sample that there is time for, and their pixels"
-    found = [(k,o) for k in ks if (o := sample.look(k)) is not None]
-    return [k for k,_ in found],np.array([o for _,o in found], dtype=np.float32).reshape(-1, _side_px**2)
-
-def _chance(valid, train):
-    "For each image of `valid`: how likely it is in the sample `train`, if it is in that dataset"
-    n = len(train.index)
-    if n==train.n: return np.ones(len(valid.index))
-    if valid.has_names and train.has_names: return (valid.hashes<=train.hashes[-1]).astype(float)
-    return np.full(len(valid.index), n/train.n)
-
-def _worth_it(valid, train):
-    "The numbers of the images, in two samples, that may be the same"
-    if len(train.index)==train.n or not (valid.has_names and train.has_names):
-        return range(len(valid.index)),range(len(train.index))
-    return [np.flatnonzero(np.isin(a.hashes, b.hashes)).tolist() for a,b in ((valid,train),(train,valid))]
-
-def _closest(dist):
-    "The index of the closest in each row, and the distance of the second closest"
-    _,*second = np.sort(dist, 1)[:,:2].T
-    return dist.argmin(1),second[0] if second else np.full(len(dist), np.inf)
-
-def same_looks(valid, train):
-    "Images of two samples that look the same, with no third one close"
-    (vs,a),(ts,b) = (_looked_at(*o) for o in zip((valid,train), _worth_it(valid, train)))
-    if not vs or not ts: return []
-    dist = np.sqrt(np.maximum(0, 2-2*(a@b.T)/a.shape[1]))      # root mean square of the differences
-    most = min(.15, np.median(dist)/10)     # copies are at .02 to .1, most crops of a photograph from .2
-    (t,next_t),(v,next_v) = _closest(dist),_closest(dist.T)
-    def _is_same(i, j):
-        has_name = valid.has_names and train.has_names and valid.hashes[vs[i]]==train.hashes[ts[j]]
-        third = min(next_t[i], next_v[j])
-        return v[j]==i and dist[i,j]<most and dist[i,j]+.02<third/(2 if has_name else 4)
-    return [(vs[i],ts[j]) for i,j in enumerate(t) if _is_same(i, j)]
-
-# %% ../../nbs/checks/02_task.ipynb #3bd18e29
-_fix = ("Fix the split: `splitter=RandomSplitter(seed=42)` in the `DataBlock` of `get_dls`, or any other that is the"
-        " same at each call")
-
-_own_fix = ("Fix the split: keep all items of one image, or of one group of images, in one of the two sets, as"
-            " with `splitter=FuncSplitter(is_valid)`, a function of an item, or `ColSplitter()`, a column of a"
-            " DataFrame")
-
-class Looks:
-    "Compares the looks of images across all stages"
-    def __init__(self): self.train,self.valid,self.same,self.chance = [],[],{},{}
-
-    def _compare(self, valid, train):
-        chance = self.chance.setdefault(id(valid), np.zeros(len(valid.index)))
-        np.maximum(chance, _chance(valid, train), out=chance)
-        same = same_looks(valid, train)
-        chance[[k for k,o in valid.seen.items() if o is None]] = 0.
-        for v,t in same: self.same.setdefault((id(valid),v), (valid.name(v),train.name(t)))
-
-    def add(self, train, valid):
-        "Raise a `ValueError` if many validation images look like training images, of this stage or another"
-        with same_random():
-            for o in self.valid: self._compare(o, train)
-            self.train.append(train)
-            self.valid.append(valid)
-            for o in self.train: self._compare(valid, o)
-        n,found = len(self.same),sum(o.sum() for o in self.chance.values())
-        if n<3 or n<.4*found: return
-        a,b = first(self.same.values())
-        looked = sum((o>0).sum() for o in self.chance.values())
-        raise ValueError(f"Leak: {n} of {looked} compared validation images look the same as training images"
-                         f" (16x16 grey pixels of up to {_most_looks} images per dataset), such as {a} and {b} in"
-                         f" training. {_fix if len(self.train)>1 else _own_fix}")
-
-# %% ../../nbs/checks/02_task.ipynb #f2598daa
-class SplitCheck:
-    "Checks the split of each stage, in the order of training"
-    def __init__(self): self.trained,self.valid,self.last,self.looks = {},{},None,Looks()
-
-    def __call__(self, dls, size):
-        "Raise a `ValueError` if an image is in both the training set of one stage and the validation set of any"
-        if self.last and same_items(dls, self.last): return
-        self.last = dls
-        tls = [_first_input(dls, i) for i in (0,1)]
-        files = [_files(o) for o in tls]
-        train,valid = (_true_keys(dls, *o) for o in zip(tls, files))
-        if shared := train&valid:
-            raise ValueError(f"Leak: {len(shared)} images are in both the training and the validation set at {size} px,"
-                             f" {len(shared)/len(valid):.0%} of all validation images, such as {min(shared)}."
-                             f" {_own_fix}")
-        for seen,keys in ((self.trained,train),(self.valid,valid)):
-            for k in keys: seen.setdefault(k, size)
-        leak = self.trained.keys() & self.valid.keys()
-        if not leak: return self.looks.add(*(Sample(*o, size) for o in zip(tls, files)))
-        k = min(leak)
-        raise ValueError(f"Leak: {len(leak)} images are validated on at one stage and trained on at another,"
-                         f" {len(leak)/len(self.valid):.0%} of all validation images, such as {k} (trained on at"
-                         f" {self.trained[k]} px, validated on at {self.valid[k]} px). {_fix}")
 
 # %% ../../nbs/checks/02_task.ipynb #84bbe9e2
 def _get_norm(dl):
@@ -301,11 +48,7 @@ def check_same(dls, size, own):
                          " `DataBlock` of `get_dls`")
     for dl,mine,part in zip(dls.loaders, own.loaders, ('train','valid')): _check_norm(dl, mine, f'{part} at {size} px')
 
-# %% ../../nbs/checks/02_task.ipynb #6b44e14c
-def _fits_size(shape, size):
-    "Do images of `shape` have this `size`, or a longer side of it, as with `RatioResize`?"
-    return tuple(shape)==hw(size) or (isinstance(size, int) and max(shape)==size)
-
+# %% ../../nbs/checks/02_task.ipynb #c14b4746
 def _check_count(dls, size):
     if len(dls.loaders)<2:
         raise ValueError(f"The `DataLoaders` at {size} px have no validation set, which fastai needs after each epoch:"
@@ -322,6 +65,11 @@ def _check_count(dls, size):
     raise ValueError(f"bs={get_bs(dls)} at {size} px is above the {n} images of the training set, so fastai would"
                      f" train on no batches: pass bs={n} or less")
 
+# %% ../../nbs/checks/02_task.ipynb #90777587
+def _fits_size(shape, size):
+    "Do images of `shape` have this `size`, or a longer side of it, as with `RatioResize`?"
+    return tuple(shape)==hw(size) or (isinstance(size, int) and max(shape)==size)
+
 def _check_size(shape, size):
     if _fits_size(shape, size): return
     raise ValueError(f"The images at {size} px are {shape[0]}x{shape[1]} px: if you pass `get_dls`, let it use its"
@@ -334,14 +82,7 @@ def check_stage(dls, size, own):
     shape = tfms_size(dls.train)
     if isinstance(shape, tuple): _check_size(shape, size)
 
-def _check_types(b, types, what):
-    got = [type(o) for o in b]
-    if got==types: return
-    names = [[o.__name__ for o in os] for os in (got,types)]
-    raise ValueError(f"A batch of {what} has the types {names[0]}, one of `learn.dls` {names[1]}: make both from the"
-                     " same blocks")
-
-# %% ../../nbs/checks/02_task.ipynb #750ad56c
+# %% ../../nbs/checks/02_task.ipynb #88d7c19b
 def _last_bs(dl, n):
     "Number of images in the smallest batch of an epoch of `dl`, at most `n`"
     bs = get_bs(DataLoaders(dl)) or n
@@ -349,6 +90,7 @@ def _last_bs(dl, n):
     except (AttributeError,TypeError): rest = 0     # not known
     return min(n, bs if getattr(dl, 'drop_last', False) or not rest else rest)
 
+# %% ../../nbs/checks/02_task.ipynb #b2ebfcc5
 def _failed_tfm(e):
     "The name of the transform that raised `e`; None if it was none"
     selves = [f.f_locals.get('self') for f,_ in traceback.walk_tb(e.__traceback__)]
@@ -366,6 +108,14 @@ def read_batch(dl, n, what, own=None):
         read_batch(own, n, f"{what} and on those of `learn.dls`")
         raise ValueError(f"{error}, not on those of `learn.dls`: pass `sizes` that it can take") from e
 
+# %% ../../nbs/checks/02_task.ipynb #72689f16
+def _check_types(b, types, what):
+    got = [type(o) for o in b]
+    if got==types: return
+    names = [[o.__name__ for o in os] for os in (got,types)]
+    raise ValueError(f"A batch of {what} has the types {names[0]}, one of `learn.dls` {names[1]}: make both from the"
+                     " same blocks")
+
 def check_batch(dls, size, types, own=None, n=2):
     "Raise a `ValueError` if a stage has no batches, or batches of the wrong size or types"
     _check_count(dls, size)
@@ -379,17 +129,31 @@ def check_batch(dls, size, types, own=None, n=2):
         res.append(b)
     return res
 
-# %% ../../nbs/checks/02_task.ipynb #51c8d3f2
+# %% ../../nbs/checks/02_task.ipynb #21b2dce7
+def _fault(trial, dls, batches):
+    "The exception that a step with `batches` raises; None if it works"
+    try: try_batches(trial, repeat_batches(dls, batches))
+    except NotCopied: raise
+    except Exception as e: return None if is_out_of_memory(e) else e    # memory is tested elsewhere
+
+def model_fault(trial, dls, batches):
+    "The exception that a step on `dls` raises, with `batches` and with whole ones"
+    e = _fault(trial, dls, batches)
+    if e is None or find_bs(batches[0])==1: return e
+    whole = [b and probe_batch(dl, get_bs(dls)) for dl,b in zip(dls.loaders, batches)]
+    return _fault(trial, dls, whole)
+
+def own_fault(trial, bs):
+    "As `model_fault`, with the learner's own data, and at least two images"
+    dls = copy(trial.learn.dls)
+    dls.loaders = [copy_dl(o, bs=max(2, bs)) if isinstance(o, TfmdDL) else o for o in dls.loaders]
+    batches = [None if is_empty(dl) else probe_batch(dl) for dl in dls.loaders[:2]]
+    return batches[0],model_fault(trial, dls, batches)
+
+# %% ../../nbs/checks/02_task.ipynb #a9af8ac4
 def _kind(o): return f'of shape {tuple(o.shape)}' if isinstance(o, Tensor) else f'of type {type(o).__name__}'
 
 def _on(pred, y, *_): return f" on predictions {_kind(pred)} and targets {_kind(y)}"
-
-_culprits = dict(model=("The model", "pass one that takes the batches of `learn.dls`; if these are too small for it,"
-                        " pass `sizes` that it can take, and `learn.dls` of the last of them"),
-                 loss=("The loss", "pass one that takes these, or other targets"),
-                 gradients=("The backward pass", "pass a model and a loss with gradients"),
-                 optimizer=("The optimizer", "pass another `opt_func` or `splitter`"),
-                 callback=("A callback", "fix or remove it"), batch=("A loader", "pass other `DataLoaders`"))
 
 _mask_hint = ("; for masks, let `get_y` return an array of class numbers: `np.array(Image.open(f))` if they have a"
               " palette, `np.array(Image.open(f))//255` if they are 0 and 255")
@@ -403,6 +167,14 @@ def _class_fault(pred, y, *_):
     hint = _mask_hint if y.ndim>2 else ''
     return f" with values from {low} to {high}",f"pass targets from 0 to {n-1}, as the model has {n} classes{hint}"
 
+# %% ../../nbs/checks/02_task.ipynb #ebfa226b
+_culprits = dict(model=("The model", "pass one that takes the batches of `learn.dls`; if these are too small for it,"
+                        " pass `sizes` that it can take, and `learn.dls` of the last of them"),
+                 loss=("The loss", "pass one that takes these, or other targets"),
+                 gradients=("The backward pass", "pass a model and a loss with gradients"),
+                 optimizer=("The optimizer", "pass another `opt_func` or `splitter`"),
+                 callback=("A callback", "fix or remove it"), batch=("A loader", "pass other `DataLoaders`"))
+
 def _part_error(e):
     "A `ValueError` that says which part of a step raised `e`, whatever the size"
     (what,way),on = _culprits[getattr(e, 'part', 'optimizer')],''
@@ -411,28 +183,8 @@ def _part_error(e):
         on = _on(*e.got)+values
     return ValueError(f"{what} fails at every size, that of `learn.dls` too{on} ({type(e).__name__}: {e}): {way}")
 
-# %% ../../nbs/checks/02_task.ipynb #330d62cf
-def _fault(learn, dls, batches, **kwargs):
-    "The exception that a step with `batches` raises; None if it works"
-    try: try_batches(learn, repeat_batches(dls, batches), **kwargs)
-    except NotCopied: raise
-    except Exception as e: return None if is_out_of_memory(e) else e    # memory is tested elsewhere
-
-def model_fault(learn, dls, batches, **kwargs):
-    "The exception that a training step on a copy of `learn` raises, with `batches` and with whole ones"
-    e = _fault(learn, dls, batches, **kwargs)
-    if e is None or find_bs(batches[0])==1: return e
-    whole = [b and probe_batch(dl, get_bs(dls)) for dl,b in zip(dls.loaders, batches)]
-    return _fault(learn, dls, whole, **kwargs)
-
+# %% ../../nbs/checks/02_task.ipynb #a5ae6e45
 def _side(b): return 'x'.join(map(str, first_images(b).shape[-2:]))
-
-def own_fault(learn, bs, **kwargs):
-    "As `model_fault`, with the learner's own data, and at least two images"
-    dls = copy(learn.dls)
-    dls.loaders = [copy_dl(o, bs=max(2, bs)) if isinstance(o, TfmdDL) else o for o in dls.loaders]
-    batches = [None if is_empty(dl) else probe_batch(dl) for dl in dls.loaders[:2]]
-    return batches[0],model_fault(learn, dls, batches, **kwargs)
 
 def raise_model_faults(tried, own=None):
     "Raise a `ValueError` if the model fails at some size; it blames the size only where another one works"
@@ -453,7 +205,7 @@ def raise_model_faults(tried, own=None):
                      " `sizes` that it can take, or a model without layers of a fixed size, as with"
                      " `nn.AdaptiveAvgPool2d` before its head") from e
 
-# %% ../../nbs/checks/02_task.ipynb #9b1f40ce
+# %% ../../nbs/checks/02_task.ipynb #a3055330
 class MetricTrial(Callback):
     "Accumulate metrics in validation, as `Recorder` does, and keep what the first one that fails raises"
     order,run_train,fault = Recorder.order,False,None
@@ -470,13 +222,14 @@ class MetricTrial(Callback):
                 self.fault = f"{name} fails{_on(self.pred, *self.yb)} ({type(e).__name__}: {e})"
                 raise
 
-def check_metrics(learn, **kwargs):
+def check_metrics(trial):
     "Raise a `ValueError` if a metric cannot take a whole validation batch; computing its `value` may need more"
-    dls,tries = learn.dls,MetricTrial()
+    learn,tries = trial.learn,MetricTrial()
+    dls = learn.dls
     if not learn.metrics or not any(isinstance(o, Recorder) and o.valid_metrics for o in learn.cbs): return
     if len(dls.loaders)<2 or is_empty(dls.valid): return
     b = probe_batch(dls.valid, get_bs(DataLoaders(dls.valid)))
-    try: try_batches(learn, repeat_batches(dls, [None,b]), timer=tries, **kwargs)
+    try: try_batches(trial, repeat_batches(dls, [None,b]), tries)
     except Exception as e:
         if is_out_of_memory(e) or not tries.fault: return       # the model is tried elsewhere
         raise ValueError(f"The metric {tries.fault}: pass one that takes these, or omit it") from e

@@ -10,6 +10,7 @@ __all__ = []
 # %% ../../nbs/checks/03_trial.ipynb #2df798bd
 import contextlib, errno, io, itertools
 from copy import copy, deepcopy
+from dataclasses import dataclass
 from time import perf_counter
 from torch.nn.parameter import UninitializedBuffer, is_lazy
 from fastai.vision.all import *
@@ -29,11 +30,18 @@ def _eager(model):
     model = get_model(model)
     return getattr(model, '_orig_mod', model)
 
+class NotCopied(ValueError):
+    "A Learner that cannot be copied for a trial"
+
+def _copy_model(model, memo):
+    try: return deepcopy(model, memo)
+    except Exception as e: raise NotCopied(f"The model cannot be copied ({type(e).__name__}: {e})") from e
+
 def _or_same(o, memo):
     try: return deepcopy(o, memo)
     except Exception: return o
 
-# %% ../../nbs/checks/03_trial.ipynb #b23854a2
+# %% ../../nbs/checks/03_trial.ipynb #13a167c6
 _apart = re.compile(r'fastai\.(callback\.(progress|tracker|tensorboard|wandb|comet|azureml|captum)|distributed)$')
 _ends = ('after_train','after_validate','after_epoch','after_fit')
 
@@ -49,19 +57,14 @@ def _copy_cb(cb, memo):
         for o in _ends: res.__dict__[o] = noop
     return res
 
-class NotCopied(ValueError):
-    "A Learner that cannot be copied for a trial"
-
-def _copy_model(model, memo):
-    try: return deepcopy(model, memo)
-    except Exception as e: raise NotCopied(f"The model cannot be copied ({type(e).__name__}: {e})") from e
-
-def _copy_learner(learn, dls, cbs, own):
+# %% ../../nbs/checks/03_trial.ipynb #b23854a2
+def _copy_learner(learn, dls, cbs):
+    "A copy of `learn` with copies of `cbs`; `is_whole` if each of these can be copied"
     res,model = copy(learn),_eager(learn.model)
     memo = {id(learn):res, id(learn.dls):dls, **_ready_copies(model)}
     res.model = memo[id(learn.model)] = _copy_model(model, memo)
     for k in ('loss_func','opt_func','metrics'): setattr(res, k, _or_same(getattr(learn, k), memo))
-    copies = [_copy_cb(o, memo) for o in [*learn.cbs,*L(cbs)] if _takes_part(o, own)]
+    copies = [_copy_cb(o, memo) for o in cbs]
     for o in learn.cbs: res.__dict__.pop(o.name, None)
     res.dls,res.opt,res.logger,res.cbs = dls,None,noop,L()
     res.add_cbs([o for o in copies if o is not None])
@@ -76,15 +79,28 @@ def _alone():
     finally:
         if n is not None: os.environ['WORLD_SIZE'] = n
 
-@contextmanager
-def trial_learner(learn, dls, cbs=None, unfreeze=False, own=True):
-    "A copy of `learn` for trials in a block, which shares nothing that training changes"
-    res = _copy_learner(learn, dls, cbs, own)
-    try:
-        with _alone():
-            if unfreeze: res.unfreeze()
-            yield res
-    finally: res.__dict__.clear()     # frees model and optimizer now, not at the next garbage collection
+# %% ../../nbs/checks/03_trial.ipynb #db974d98
+@dataclass
+class Trial:
+    "A Learner to try as a run trains it; nothing that belongs to it changes"
+    learn:Learner
+    cbs:list=None # The run's own
+    unfreeze:bool=False # Does the run unfreeze it?
+
+    @property
+    def all_cbs(self):
+        "The callbacks of a run"
+        return [*self.learn.cbs, *L(self.cbs)]
+
+    @contextmanager
+    def learner(self, dls, own=True):
+        "In the block, a copy of the Learner with data `dls`, and with the user's own callbacks or only fastai's"
+        res = _copy_learner(self.learn, dls, [o for o in self.all_cbs if _takes_part(o, own)])
+        try:
+            with _alone():
+                if self.unfreeze: res.unfreeze()
+                yield res
+        finally: res.__dict__.clear()     # frees model and optimizer now, not at the next garbage collection
 
 # %% ../../nbs/checks/03_trial.ipynb #7be2f9a4
 _next_part = dict(before_batch='model', after_pred='loss', before_backward='gradients', before_step='optimizer')
@@ -94,29 +110,20 @@ class _Part(Callback):
     def __init__(self, order, parts, other): self.order,self.next_parts,self.other_part = order,parts,other
     def __call__(self, event_name): self.learn.trial_part = self.next_parts.get(event_name, self.other_part)
 
-def fit_trial(trial, cbs=None):
-    "Train and validate `trial` without metrics; an error gets the `part` that failed, and what the loss got, if it did"
-    for cb in trial.cbs:
+def fit_trial(learn, cbs=None):
+    "Train and validate a copy without metrics; an error gets the `part` that failed, and what the loss got, if it did"
+    for cb in learn.cbs:
         if isinstance(cb, Recorder): cb.train_metrics = cb.valid_metrics = False
-    trial.trial_part = 'optimizer'
+    learn.trial_part = 'optimizer'
     parts = _Part(-math.inf, {}, 'callback'),_Part(math.inf, _next_part, 'batch')
-    try: trial.fit(1, cbs=[*L(cbs), *parts])
+    try: learn.fit(1, cbs=[*L(cbs), *parts])
     except Exception as e:
-        e.part,e.got = trial.trial_part,None
+        e.part,e.got = learn.trial_part,None
         with contextlib.suppress(Exception):        # of a GPU that has failed
-            if e.part=='loss': e.got = to_detach((trial.pred,*trial.yb), gather=False)
+            if e.part=='loss': e.got = to_detach((learn.pred,*learn.yb), gather=False)
         raise
 
-# %% ../../nbs/checks/03_trial.ipynb #844a6d66
-_no_memory = re.compile("out of memory|(can't|cannot) allocate memory|bad_alloc|can't start new thread|"
-                        r"could not (create|execute) a (primitive|memory object)(?! desc)", re.IGNORECASE)  # oneDNN's
-
-def is_out_of_memory(e):
-    "Is it an out-of-memory error, on GPU or CPU?"
-    if isinstance(e, (torch.OutOfMemoryError,MemoryError)): return True
-    if isinstance(e, OSError): return e.errno==errno.ENOMEM
-    return isinstance(e, RuntimeError) and bool(_no_memory.search(str(e)))
-
+# %% ../../nbs/checks/03_trial.ipynb #44c47a39
 class Repeated(GetAttr):
     "A loader that repeats one batch"
     _default = 'dl'
@@ -132,24 +139,35 @@ def repeat_batches(dls, batches, n=1):
     res.loaders = [Repeated(dl, b, n if b is not None else 0) for dl,b in zip(dls.loaders, batches)]
     return res
 
-def try_batches(learn, dls, cbs=None, unfreeze=False, timer=None):
-    "Train and validate a copy of `learn` on all batches of `dls`"
+# %% ../../nbs/checks/03_trial.ipynb #844a6d66
+_no_memory = re.compile("out of memory|(can't|cannot) allocate memory|bad_alloc|can't start new thread|"
+                        r"could not (create|execute) a (primitive|memory object)(?! desc)", re.IGNORECASE)  # oneDNN's
+
+def is_out_of_memory(e):
+    "Is it an out-of-memory error, on GPU or CPU?"
+    if isinstance(e, (torch.OutOfMemoryError,MemoryError)): return True
+    if isinstance(e, OSError): return e.errno==errno.ENOMEM
+    return isinstance(e, RuntimeError) and bool(_no_memory.search(str(e)))
+
+# %% ../../nbs/checks/03_trial.ipynb #dc75228b
+def try_batches(trial, dls, timer=None):
+    "Train and validate a copy of the Learner on all batches of `dls`"
     with same_random(), contextlib.redirect_stdout(io.StringIO()):
         try:
-            with trial_learner(learn, dls, cbs, unfreeze, own=False) as trial: return fit_trial(trial, timer)
+            with trial.learner(dls, own=False) as learn: return fit_trial(learn, timer)
         except Exception as e:
-            if is_out_of_memory(e) or all(map(_is_fastais, [*learn.cbs,*L(cbs)])): raise
+            if is_out_of_memory(e) or all(map(_is_fastais, trial.all_cbs)): raise
             without = e
-        with trial_learner(learn, dls, cbs, unfreeze) as trial:
-            try: fit_trial(trial, timer)
+        with trial.learner(dls) as learn:
+            try: fit_trial(learn, timer)
             except Exception as e:
-                if not trial.is_whole and not is_out_of_memory(e): return      # a missing callback may be the reason
+                if not learn.is_whole and not is_out_of_memory(e): return      # a missing callback may be the reason
                 raise without if e.part=='callback' else e      # a callback that fails on its own
 
-def try_step(learn, dls, cbs=None, unfreeze=False):
-    "Take one training step with a batch of `dls`. Raises `torch.OutOfMemoryError`; `learn` does not change"
+def try_step(trial, dls):
+    "Take one training step with a batch of `dls`. Raises `torch.OutOfMemoryError`"
     with same_random(): one = repeat_batches(dls, [_first_batch(dls.train), None])
-    try_batches(learn, one, cbs, unfreeze)
+    try_batches(trial, one)
 
 # %% ../../nbs/checks/03_trial.ipynb #f3925b7d
 def has_lazy(model):
@@ -161,13 +179,13 @@ class _KeepModel(Callback):
     def after_pred(self): self.model_kept = self.learn.model
 
 @contextmanager
-def with_shapes(learn, first_dls, cbs=None):
-    "If layers of `learn` are lazy, give it in the block a copy of its model with the shapes of the first batch"
-    own,keep = learn.model,_KeepModel()
+def with_shapes(trial, first_dls):
+    "If layers are lazy, give the Learner in the block a copy of its model with the shapes of the first batch"
+    learn,own,keep = trial.learn,trial.learn.model,_KeepModel()
     if not has_lazy(own): yield; return
     with contextlib.suppress(Exception):        # what fails here fails in the trials too
         with same_random(): dls = first_dls()
-        try_batches(learn, repeat_batches(dls, [probe_batch(dls.train),None]), cbs, timer=keep)
+        try_batches(trial, repeat_batches(dls, [probe_batch(dls.train),None]), keep)
     learn.model = ifnone(keep.model_kept, own)
     try: yield
     finally: learn.model = own
@@ -201,6 +219,7 @@ class _BatchTimer(Callback):
         if self.times[self.part][-1]<=self.seconds or self.iter<=3: return
         raise CancelTrainException if self.training else CancelValidException
 
+# %% ../../nbs/checks/03_trial.ipynb #b2c3c637
 def _epoch_seconds(times, n, skip):
     "Estimated seconds for `n` batches, from the times of the first ones"
     if not times: return 0.
@@ -209,6 +228,15 @@ def _epoch_seconds(times, n, skip):
     return times[skip] + per*(n-1-skip)
 
 def _n_workers(dl): return getattr(getattr(dl, 'fake_l', dl), 'num_workers', 0)
+
+# %% ../../nbs/checks/03_trial.ipynb #1a381516
+def _load_times(dl, seconds):
+    began,times = perf_counter(),[]
+    for _ in dl:
+        _sync()
+        times.append(perf_counter()-began)
+        if times[-1]>seconds and len(times)>3: break
+    return times
 
 def _filled(dl, seconds):
     "`dl` limited to what it reads in `seconds`, with the pixels kept, and the times of these batches"
@@ -219,17 +247,18 @@ def _filled(dl, seconds):
     dl.get_idxs = partial(noop, idxs[:len(times)*dl.bs])
     return dl,times
 
-def _load_times(dl, seconds):
-    began,times = perf_counter(),[]
-    for _ in dl:
-        _sync()
-        times.append(perf_counter()-began)
-        if times[-1]>seconds and len(times)>3: break
-    return times
-
 # %% ../../nbs/checks/03_trial.ipynb #c2e5aac5
-def try_stage(learn, dls, cbs=None, unfreeze=False, seconds=2.):
-    "Time an epoch: model alone, loading alone, both; `learn` does not change. Raises `torch.OutOfMemoryError`"
+@dataclass
+class Timing:
+    "Seconds of an epoch, and memory"
+    model:float # The model alone
+    loading:float # Loading alone
+    epoch:float # Both together
+    first:float # The first epoch, which may decode images
+    memory:float # MiB
+
+def try_stage(trial, dls, seconds=2.):
+    "The `Timing` of an epoch. Raises `torch.OutOfMemoryError`"
     alone,both = _BatchTimer(float('inf')),_BatchTimer(seconds)
     if torch.cuda.is_available(): torch.cuda.reset_peak_memory_stats()
     with same_random():
@@ -238,12 +267,9 @@ def try_stage(learn, dls, cbs=None, unfreeze=False, seconds=2.):
         ns,skip = L(dls.loaders).map(len),2*_n_workers(dls.train)
         dls.loaders,filling = zip(*[_filled(o, seconds) for o in dls.loaders])
         one = repeat_batches(dls, [_first_batch(o) if n else None for o,n in zip(dls.loaders, ns)], 4)
-        for o,timer in ((one,alone),(dls,both)): try_batches(learn, o, cbs, unfreeze, timer)
+        for o,timer in ((one,alone),(dls,both)): try_batches(trial, o, timer)
         loading = [_load_times(o, seconds) for o in dls.loaders]
-    def _all(times): return sum(_epoch_seconds(o, n, skip) for o,n in zip(times, ns))
+    def _all(times): return float(sum(_epoch_seconds(o, n, skip) for o,n in zip(times, ns)))
     model = sum(np.median(np.diff(o))*n for o,n in zip(alone.times.values(), ns) if o)
-    memory = max(alone.memory, both.memory)
     epoch = _all(both.times.values())
-    first = max(epoch, _all(filling))       # it makes the decoded copies
-    res = dict(model=model, loading=_all(loading), epoch=epoch, first=first, memory=memory)
-    return {k: float(v) for k,v in res.items()}
+    return Timing(float(model), _all(loading), epoch, max(epoch, _all(filling)), max(alone.memory, both.memory))

@@ -17,7 +17,7 @@ from ..utils import same_random
 from ..data import image_size, probe_batch
 from ..run import Run
 from ..preflight import check_run
-from ..checks.trial import trial_learner
+from ..checks.trial import Trial
 
 # %% ../../nbs/report/01_validate.ipynb #92005a66
 def _recalibrate(learn, dl, n_batch):
@@ -60,7 +60,7 @@ def validate_sizes(self:Learner,
     run = Run(self, [Stage(o, 1) for o in L(sizes)], bs=bs, get_dls=get_dls, fast=fast)
     check_run(run)
     names = ['valid_loss', *L(self.metrics).attrgot('name')]
-    with same_random(), bars_like(self), trial_learner(self, self.dls) as trial:
+    with same_random(), bars_like(self), Trial(self).learner(self.dls) as trial:
         for s in progress_bar(run.plan.stages, leave=False, display=has_bars()):
             dls = run.dls_at(s)
             if recalibrate: _recalibrate(trial, dls.train, n_batch)

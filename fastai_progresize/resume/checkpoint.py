@@ -18,7 +18,7 @@ from ..utils import on_rank0
 from ..callbacks import RunCallback, repair_best
 from .state import is_own, lost_attrs, plain, run_state, set_run_state, values_before
 from .same import check_plan, run_plan
-from ..checks.trial import NotCopied, fit_trial, has_lazy, repeat_batches, trial_learner
+from ..checks.trial import NotCopied, fit_trial, has_lazy, repeat_batches
 
 # %% ../../nbs/resume/03_checkpoint.ipynb #227c3f4a
 _format = 'fastai_progresize checkpoint 2'
@@ -246,9 +246,9 @@ def _try_saving(run, dls):
     "Raise a `ValueError` if a part of the run cannot be saved"
     with same_random(), contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(NotCopied):
         batches = repeat_batches(dls, [None if is_empty(o) else probe_batch(o) for o in dls.loaders[:2]])
-        with trial_learner(run.learn, batches, **run.trial) as trial:
+        with run.trial.learner(batches) as learn:
             saving = _TrySaving()
-            try: fit_trial(trial, saving)
+            try: fit_trial(learn, saving)
             except Exception as e:
                 if 'cannot be kept in a checkpoint' in str(e): raise ValueError(str(e).split('\t')[-1]) from e
             return saving.lost

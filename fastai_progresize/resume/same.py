@@ -12,7 +12,7 @@ import fastai, hashlib, inspect
 from fastai.vision.all import *
 import fastai_progresize
 from ..load.files import to_bytes
-from ..checks.task import item_keys
+from ..checks.split import item_keys
 from .state import has_state
 
 # %% ../../nbs/resume/02_same.ipynb #a50af7bf
