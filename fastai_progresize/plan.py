@@ -13,7 +13,7 @@ from dataclasses import replace
 from fastai.vision.all import *
 from .stage import Stage, check_aug, check_count, check_fit, check_lr, check_positive, default_shares
 from .stage import default_sizes, hw, is_list, is_number, scratch_fit, share_epochs, short_size
-from .stage import check_figure, whole_fits
+from .stage import whole_fits
 from .schedule import Phase, draw_stages, plan_phases
 from .load.files import name_unreadable
 from .data import get_bs, image_size
@@ -333,7 +333,6 @@ def plot(self:Plan,
 ):
     "Plot size and lr over epochs; if the plan leaves lr open, relative to the learner's"
     if not self.stages: raise ValueError("This plan leaves its sizes to the learner: plot `plan.for_learner(learn)`")
-    check_figure(ax, figsize)
     if ax is None: ax = plt.subplots(figsize=figsize)[1]
     draw_stages(ax, [(o, o+s.total, s.size) for s,o in zip(self, self.starts)])
     x = np.linspace(0, 1, 100)

@@ -75,22 +75,6 @@ def check_outside(name, folder, path):
     other = images.with_name(f'{images.name}-{inside.name if inside!=images else "results"}')
     raise ValueError(f"{name}={str(folder)!r} is in the folder of images {path}: pass another, such as {other}")
 
-def check_figure(ax, figsize):
-    "Raise a `ValueError` unless `ax` and `figsize` can be drawn on"
-    if ax is not None and not isinstance(ax, plt.Axes): raise ValueError(f"ax={ax!r}: pass matplotlib axes, or None")
-    if figsize is not None and not (is_list(figsize) and len(figsize)==2 and all(map(_is_side, figsize))):
-        raise ValueError(f"figsize={figsize!r}: pass (width, height) in inches, or None")
-
-def _is_side(o): return is_number(o) and .1<=o<=500
-
-def check_table(df, columns, source):
-    "Raise a `ValueError` unless `df` has rows and `columns`"
-    lacks = f"{type(df).__name__} is not a `DataFrame`"
-    if isinstance(df, pd.DataFrame):
-        if len(df) and set(columns)<=set(df.columns): return
-        lacks = f"this table of {len(df)} rows has the columns {list(df.columns)}"
-    raise ValueError(f"{lacks}: pass one from {source}")
-
 whole_fits = ('single_cycle','flat_cos')      # one schedule over all sizes
 scratch_fit = 'flat_cos'                      # the default without a frozen body
 _fits = ('fine_tune','fit_one_cycle',*whole_fits)
