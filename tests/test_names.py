@@ -10,8 +10,8 @@ names = ['Checkpoint', 'Plan', 'Preflight', 'ProgressiveResize', 'ProgressiveSch
 
 order = ['utils', 'stage', 'schedule', 'load.files', 'data', 'plan', 'load.pixels', 'load.cache', 'load.read',
          'load.augment', 'load.batches', 'load.fast', 'checks.trial', 'checks.task', 'run', 'report.history',
-         'report.validate', 'report.show', 'preflight', 'resume.state', 'resume.same', 'resume.checkpoint', 'learner',
-         'all', 'samples', 'apps.log', 'apps.book', 'apps.folder', 'apps.commands']
+         'report.validate', 'report.show', 'preflight', 'resume.plain', 'resume.state', 'resume.same',
+         'resume.checkpoint', 'learner', 'all', 'samples', 'apps.log', 'apps.book', 'apps.folder', 'apps.commands']
 
 def python(code):
     "What `code` prints in a process of its own"

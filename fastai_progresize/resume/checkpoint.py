@@ -15,7 +15,8 @@ from ..load.files import printable, whole_file
 from ..data import is_empty, probe_batch, same_random
 from ..utils import on_rank0
 from ..run import RunCallback
-from .state import is_own, lost_attrs, plain, run_state, set_run_state, values_before
+from .plain import plain
+from .state import is_own, lost_attrs, run_state, set_run_state, values_before
 from .same import check_plan, run_plan
 from ..checks.trial import NotCopied, fit_trial, has_lazy, repeat_batches, trial_learner
 
