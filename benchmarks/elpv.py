@@ -6,7 +6,7 @@ Such data are what progressive resizing is for: details matter, and no pretraine
 from fastai.vision.all import *
 from sklearn.model_selection import train_test_split
 from fastai_progresize.samples import data_folder, whole_dir
-from fastai_progresize.stage import check_seed
+from fastai_progresize.args import check_seed
 
 def elpv_table():
     "A table of the photographs and their labels. Raises `ImportError` if they are not installed"

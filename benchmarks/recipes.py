@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fastai.vision.all import *
 from fastai_progresize.all import *
 from fastai_progresize.samples import glyphs, small_resnet
-from fastai_progresize.stage import whole_fits
+from fastai_progresize.schedule import fits
 from elpv import elpv
 
 here,final = Path(__file__).parent,128
@@ -69,7 +69,7 @@ class Recipe:
             frozen = min(1, n-1)
             return Stage(size, n-frozen, freeze_epochs=frozen)
         stages = [_stage(i, *o) for i,o in enumerate(counts.items())]
-        lr_max = lr if self.fit in whole_fits else [lr if i==0 else lr/3 for i in range_of(stages)]
+        lr_max = lr if fits[self.fit].is_whole else [lr if i==0 else lr/3 for i in range_of(stages)]
         res = Plan(stages, bs=bs, fit=self.fit, lr_max=lr_max, aug=None if self.aug==1 else (self.aug,1.))
         assert res.n_epoch==n_epoch, res
         return res

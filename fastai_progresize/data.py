@@ -12,7 +12,7 @@ import contextlib, inspect
 from types import MethodType
 from copy import copy, deepcopy
 from fastai.vision.all import *
-from .stage import check_aug, check_count, hw, is_number, short_size
+from .args import check_count, hw, short_size
 
 # %% ../nbs/04_data.ipynb #1858cccc
 _wh_tfms,_hw_tfms = (Resize,RandomResizedCrop,RandomCrop,CropPad),(RandomResizedCropGPU,AffineCoordTfm)
@@ -104,6 +104,23 @@ def image_size(dls):
     check_images(b)
     return tuple(first_images(b).shape[-2:])
 
+# %% ../nbs/04_data.ipynb #6a02459f
+def learner_lr(learn, of_fit=None):
+    "The lr of `opt_func`, or `learn.lr`; the fit's own one, if it has one and the learner has fastai's default"
+    f = learn.opt_func
+    lr = f.keywords.get('lr') if isinstance(f, partial) else None
+    if lr is not None and learn.opt is None: return lr      # `learn.lr`, once there is an optimizer
+    return learn.lr if lr is not None or learn.lr!=defaults.lr else ifnone(of_fit, learn.lr)
+
+def is_frozen(learn):
+    "Is the body frozen as `learn.freeze()` does it: all of the first group but norm layers, and not all of the last?"
+    model = get_model(learn.model)
+    groups = L(learn.splitter(model)) if learn.opt is None else learn.opt.param_lists
+    if len(groups)<2 or isinstance(groups[0], Tensor): return False
+    norms = {id(p) for p in norm_bias_params(model, with_bias=False)}      # which `freeze` leaves as they are
+    body = [p for p in groups[0] if id(p) not in norms]
+    return bool(body) and not any(p.requires_grad for p in body) and any(p.requires_grad for p in groups[-1])
+
 # %% ../nbs/04_data.ipynb #cc9597bf
 def _scale_tfm(t, by):
     "A copy of `t` with its size scaled, `t` itself if it has none"
@@ -173,49 +190,3 @@ def call_get_dls(get_dls, size, bs):
     except Exception as e: raise ValueError(f"get_dls failed for size={size}, bs={bs}: {type(e).__name__}: {e}") from e
     if isinstance(dls, DataLoaders): return dls
     raise ValueError(f"get_dls returned {dls!r} for size={size}, bs={bs}: make it return `DataLoaders`")
-
-# %% ../nbs/04_data.ipynb #744dd601
-def _times(by): return lambda o: o*by
-def _from_one(by): return lambda o: 1+(o-1)*by
-_strengths = dict(max_deg=_times, magnitude=_times, max_lighting=_times, max_hue=_times, min_zoom=_from_one,
-                  max_zoom=_from_one, min_scale=_from_one)
-
-def _weaker(f, by):
-    "`f`, a transform's function or a `partial` of one, with its magnitudes scaled"
-    if not isinstance(f, partial):
-        f = copy(f)
-        for k,scale in _strengths.items():
-            if is_number(getattr(f, k, None)): setattr(f, k, scale(by)(getattr(f, k)))
-        return f
-    def _scaled(k, o):
-        if k in _strengths and is_number(o): return _strengths[k](by)(o)
-        return _weaker(o, by) if isinstance(o, partial) else o
-    return partial(f.func, *f.args, **{k: _scaled(k, o) for k,o in f.keywords.items()})
-
-def _aug_tfm(t, by):
-    "A copy of `t` with magnitudes scaled by `by`; `t` itself if it does not augment"
-    parts = [k for k in ('aff_fs','coord_fs','fs') if hasattr(t, k)]
-    if not parts and not any(hasattr(t, k) for k in _strengths): return t
-    t = _weaker(t, by)
-    for k in parts: setattr(t, k, L(_weaker(o, by) for o in getattr(t, k)))
-    return t
-
-def scaled_aug(p, by):
-    "The same transforms, with the magnitudes of augmentation scaled by `by`"
-    return Pipeline([_aug_tfm(t, by) for t in p.fs], split_idx=p.split_idx)
-
-# %% ../nbs/04_data.ipynb #26e45bda
-@patch
-def with_aug(self:DataLoaders,
-    by:float, # Strength, relative to the transforms' own; 0: none, 1: as they are
-)->DataLoaders:
-    "The same data, with the strength of training augmentation scaled by `by`: rotation, zoom, warp, lighting, crops"
-    check_aug(by)
-    if by==1: return self
-    train = self.train
-    pipes = {k: getattr(train, k, None) for k in ('after_item','after_batch')}
-    pipes = {k: scaled_aug(p, by) for k,p in pipes.items() if isinstance(p, Pipeline)}
-    if not pipes: return self
-    res = copy(self)
-    res.loaders = [copy_dl(train, **pipes), *self.loaders[1:]]
-    return res

@@ -13,7 +13,7 @@ from copy import copy
 from fastai.vision.all import *
 from fastai.callback.training import GradientAccumulation
 from fastcore.imports import IN_NOTEBOOK
-from .stage import is_number
+from .args import is_number
 from .plan import Plan
 from .load.files import name_unreadable, printable, warn_once
 from .data import same_random

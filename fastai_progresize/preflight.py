@@ -13,7 +13,7 @@ from bisect import bisect
 from dataclasses import replace
 from time import perf_counter
 from fastai.vision.all import *
-from .stage import check_positive, short_size
+from .args import check_positive, short_size
 from .plan import Plan
 from .load.files import name_unreadable, warn_once
 from .data import same_random

@@ -12,11 +12,13 @@ import difflib, inspect
 from copy import copy
 from dataclasses import replace
 from fastai.vision.all import *
-from .stage import Stage, hw
+from .args import hw
+from .stage import Stage
 from .plan import Plan
 from .load.files import bars_like, check_files, image_files, name_unreadable
 from .data import call_get_dls, check_images, check_not_empty, get_bs, image_size, same_random
 from .load.fast import fast_loaders
+from .aug import aug_loaders
 from .checks.task import (SplitCheck, check_batch, check_metrics, check_same, model_fault, own_fault,
                                      raise_model_faults, read_batch, same_items)
 from .checks.trial import NotCopied, is_out_of_memory, with_shapes
@@ -91,7 +93,7 @@ class Run:
             else:
                 dls = self.own.at_size(stage.size, stage.bs)
                 if self.loads_fast: dls = fast_loaders(dls, **self.fast)
-        return dls if stage.aug is None else dls.with_aug(stage.aug)
+        return dls if stage.aug is None else aug_loaders(dls, stage.aug)
 
     def stage_dls(self, stage):
         "Data at the size of `stage`, with the run's validation set; at the last size that is read as the learner's own"

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from fastai.vision.all import *
 from PIL import ImageDraw, ImageEnhance, ImageFont
 from sklearn.datasets import load_sample_images
-from .stage import check_count, check_folder, check_seed, is_list, is_number
+from .args import check_count, check_folder, check_seed, is_list, is_number
 
 # %% ../nbs/11_samples.ipynb #db167b75
 glyph_classes = list('ABCDEFGHIJ')

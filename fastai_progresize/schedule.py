@@ -1,4 +1,4 @@
-"""The learning rate schedule of a plan
+"""The learning rate schedule of a run
 
 Docs: https://fastai-progresize.github.io/fastai_progresize/schedule.html.md"""
 
@@ -7,13 +7,13 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/schedule.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/02_schedule.ipynb #24642f44
+# %% ../nbs/02_schedule.ipynb #cd60dc92
 import inspect
 from dataclasses import dataclass
 from fastai.vision.all import *
+from .args import fit_names
 
-
-# %% ../nbs/02_schedule.ipynb #38fe5b73
+# %% ../nbs/02_schedule.ipynb #dc902fc9
 @dataclass(frozen=True)
 class Phase:
     "Epochs of one cycle of lr and momentum"
@@ -31,7 +31,7 @@ class Phase:
         lr = combined_cos(self.pct_start, lr_max/self.div, lr_max, lr_max/self.div_final)
         return {'lr': lr, 'mom': combined_cos(self.pct_start, *moms)}
 
-# %% ../nbs/02_schedule.ipynb #205f2232
+# %% ../nbs/02_schedule.ipynb #afc87339
 def _default(fit, name): return inspect.signature(getattr(Learner, fit)).parameters[name].default
 
 def _phase(cycle, fit, start, n_epoch, lr, freeze=None, **kwargs):
@@ -39,6 +39,19 @@ def _phase(cycle, fit, start, n_epoch, lr, freeze=None, **kwargs):
     shape = {**cycle, **kwargs}
     shape = {k: ifnone(shape[k], _default(fit, k)) for k in ('pct_start','div','div_final')}
     return Phase(start, n_epoch, lr, freeze=freeze, **shape)
+
+# %% ../nbs/02_schedule.ipynb #ff574597
+def _flat_cos(cycle, lr, stages):
+    n,last = sum(s.total for s in stages),stages[-1].total
+    grown = (n-last)/n or _default('fit_flat_cos', 'pct_start')
+    shape = {k: ifnone(cycle[k], v) for k,v in dict(pct_start=grown, div_final=1e5).items()}
+    return [Phase(0, n, lr, div=None, **shape)]
+
+def _single_cycle(cycle, lr, stages):
+    return [_phase(cycle, 'fit_one_cycle', 0, sum(s.total for s in stages), lr)]
+
+# %% ../nbs/02_schedule.ipynb #6a683045
+def _one_cycle(cycle, s, start): return [_phase(cycle, 'fit_one_cycle', start, s.n_epoch, s.lr)]
 
 def _fine_tune(cycle, s, start):
     "The phases of a `fine_tune`"
@@ -51,26 +64,38 @@ def _fine_tune(cycle, s, start):
     whole = _phase(cycle, 'fine_tune', start+s.n_frozen, s.n_epoch, slice(lr/lr_mult, lr), freeze=False)
     return [frozen,whole] if s.n_frozen else [whole]
 
-def _flat_cos(plan):
-    "Flat while the sizes grow, annealed at the final one"
-    grown = plan.starts[-1]/plan.n_epoch or _default('fit_flat_cos', 'pct_start')
-    shape = {k: ifnone(plan.cycle[k], v) for k,v in dict(pct_start=grown, div_final=1e5).items()}
-    return Phase(0, plan.n_epoch, plan.lr, div=None, **shape)
+# %% ../nbs/02_schedule.ipynb #c14c284c
+@dataclass(frozen=True)
+class Fit:
+    "A way to train"
+    phases:callable # From the plan's cycle and a stage with its first epoch; for the whole run, its lr and stages
+    is_whole:bool=False # Is it one schedule over the whole run, not one for each size?
+    takes_slice:bool=True # Does it take a `slice` as lr?
+    rises:bool=True # Does lr rise first, and momentum fall?
+    freezes:bool=False # Does it begin with a frozen body?
+    from_scratch:str=None # What the first stage trains with if the body is not frozen
+    lr:float=None # Its own default lr; None: the learner's
 
-# %% ../nbs/02_schedule.ipynb #9ebaebfb
-def plan_phases(plan):
+fits = dict(zip(fit_names, (
+    Fit(_flat_cos, is_whole=True, rises=False),
+    Fit(_single_cycle, is_whole=True),
+    Fit(_fine_tune, takes_slice=False, freezes=True, from_scratch='fit_one_cycle', lr=_default('fine_tune', 'base_lr')),
+    Fit(_one_cycle))))
+
+scratch_fit,frozen_fit = 'flat_cos','fine_tune'      # the defaults, without and with a frozen body
+
+# %% ../nbs/02_schedule.ipynb #0994bfdb
+def first_epochs(stages):
+    "The first epoch of each of `stages`"
+    return [sum(s.total for s in stages[:i]) for i in range_of(stages)]
+
+def run_phases(fit, cycle, lr, stages):
     "The cycles of a run, as consecutive `Phase`s"
-    if plan.fit is None:
-        raise ValueError("This plan leaves `fit` to the learner: pass it, or use `plan.for_learner(learn)`")
-    if plan.fit=='flat_cos': return [_flat_cos(plan)]
-    if plan.single: return [_phase(plan.cycle, 'fit_one_cycle', 0, plan.n_epoch, plan.lr)]
-    res = []
-    for s,start in zip(plan, plan.starts):
-        if s.fit=='fine_tune': res += _fine_tune(plan.cycle, s, start)
-        else: res.append(_phase(plan.cycle, 'fit_one_cycle', start, s.n_epoch, s.lr))
-    return res
+    if fits[fit].is_whole: return fits[fit].phases(cycle, lr, stages)
+    def _fit(s): return fits[s.fit or fits[fit].from_scratch]
+    return [p for s,start in zip(stages, first_epochs(stages)) for p in _fit(s).phases(cycle, s, start)]
 
-# %% ../nbs/02_schedule.ipynb #5a4ad3a9
+# %% ../nbs/02_schedule.ipynb #9cc9fb2a
 def draw_stages(ax, spans):
     "Shade the stages of a run behind a plot and label their sizes"
     for i,(a,b,size) in enumerate(spans):

@@ -7,96 +7,13 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/stage.html.md"""
 # %% auto #0
 __all__ = ['Stage', 'default_sizes']
 
-# %% ../nbs/03_stage.ipynb #b3557b88
+# %% ../nbs/03_stage.ipynb #294f9f92
 from dataclasses import dataclass
-from numbers import Real
 from fastai.vision.all import *
+from .args import Invalid, check_aug, check_count, check_fit, check_lr, hw, short_size
+from .schedule import fits
 
-# %% ../nbs/03_stage.ipynb #077224cc
-def hw(size):
-    "Height and width of `size`. Raises `ValueError` if it is not an image size"
-    sides = tuple(size) if isinstance(size, (tuple,list)) else (size,size)
-    if len(sides)!=2 or not all(is_count(o, most=float('inf')) for o in sides):
-        raise ValueError(f"size={size!r} is not an image size: pass a positive int, or (height, width)")
-    if max(sides)>_most_px: raise ValueError(f"size={size!r}: pass a size of at most {_most_px} px")
-    return tuple(map(int, sides))
-
-_most_px = 10_000      # about where Pillow suspects a decompression bomb
-
-def is_count(o, least=1, most=10**6):
-    "Is `o` an int from `least` to `most`?"
-    return isinstance(o, (int,np.integer)) and not isinstance(o, bool) and least<=o<=most
-
-def short_size(size):
-    "The shortest form of `size`"
-    h,w = hw(size)
-    return h if h==w else (h,w)
-
-# %% ../nbs/03_stage.ipynb #a4eae7f0
-def is_number(o):
-    "Is `o` a number?"
-    return isinstance(o, Real) and not isinstance(o, bool)
-
-def is_list(o):
-    "Is `o` a list of values?"
-    return isinstance(o, (tuple,list,L))
-
-def check_count(name, n, least=1, most=10**6):
-    "Raise a `ValueError` unless `n` is an int from `least` to `most`"
-    if is_count(n, least, most): return
-    limit = f"at most {most}" if is_count(n, least, float('inf')) else f"at least {least}"
-    raise ValueError(f"{name}={n!r}: pass an int of {limit}")
-
-def check_bool(name, o):
-    "Raise a `ValueError` unless `o` is True or False"
-    if not isinstance(o, bool): raise ValueError(f"{name}={o!r}: pass True or False")
-
-def check_seed(seed):
-    "Raise a `ValueError` unless `seed` can seed NumPy"
-    check_count('seed', seed, 0, 2**32-1)
-
-def check_workers(n):
-    "Raise a `ValueError` unless `n` is a valid `num_workers`"
-    if n is not None: check_count('num_workers', n, 0, 1000)
-
-def check_positive(name, o):
-    "Raise a `ValueError` unless `o` is a positive, finite number"
-    if not (is_number(o) and 0<o<float('inf')): raise ValueError(f"{name}={o!r}: pass a positive, finite number")
-
-def check_folder(name, path):
-    "Raise a `ValueError` if `path` cannot be a folder"
-    if not isinstance(path, (str,Path)) or not str(path) or Path(path).is_file():
-        raise ValueError(f"{name}={str(path) if isinstance(path, Path) else path!r}: pass the path of a folder")
-
-def check_outside(name, folder, path):
-    "Raise a `ValueError` if `folder` is `path` or inside it: results would mix with the images"
-    inside,images = Path(folder).resolve(),Path(path).resolve()
-    if inside!=images and images not in inside.parents: return
-    other = images.with_name(f'{images.name}-{inside.name if inside!=images else "results"}')
-    raise ValueError(f"{name}={str(folder)!r} is in the folder of images {path}: pass another, such as {other}")
-
-whole_fits = ('single_cycle','flat_cos')      # one schedule over all sizes
-scratch_fit = 'flat_cos'                      # the default without a frozen body
-_fits = ('fine_tune','fit_one_cycle',*whole_fits)
-
-def check_fit(fit):
-    "Raise a `ValueError` unless `fit` is a known one"
-    if fit not in _fits: raise ValueError(f"fit={fit!r} is unknown: pass one of {', '.join(map(repr, _fits))}")
-
-def check_aug(aug):
-    "Raise a `ValueError` unless `aug` is a strength from 0 to 1"
-    if not (is_number(aug) and 0<=aug<=1):
-        raise ValueError(f"aug={aug!r}: pass a number from 0, for none, to 1, for the transforms as they are")
-
-def check_lr(lr, fit=None):
-    "Raise a `ValueError` unless `lr` can be trained with"
-    lrs = [ifnone(lr.start, lr.stop),lr.stop] if isinstance(lr, slice) else [lr]
-    if not all(is_number(o) and 0<o<float('inf') for o in lrs):
-        raise ValueError(f"lr={lr!r}: pass a positive, finite number, or a `slice` of them")
-    if fit=='fine_tune' and isinstance(lr, slice):
-        raise ValueError(f"lr={lr}: `fine_tune` takes one number, its `base_lr`: pass a number, or fit='fit_one_cycle'")
-
-# %% ../nbs/03_stage.ipynb #44cab86e
+# %% ../nbs/03_stage.ipynb #c8497889
 @dataclass(frozen=True)
 class Stage:
     "Some epochs at one size. Raises `ValueError` for invalid values"
@@ -111,34 +28,39 @@ class Stage:
     def __post_init__(self):
         object.__setattr__(self, 'size', short_size(self.size))
         check_count('n_epoch', self.n_epoch)
-        if self.freeze_epochs is not None: check_count('freeze_epochs', self.freeze_epochs, 0)
-        if self.freeze_epochs is not None and self.fit not in (None,'fine_tune'):
-            raise ValueError(f"freeze_epochs={self.freeze_epochs}: fit={self.fit!r} has no frozen epochs: omit it, or"
-                             " pass fit='fine_tune'")
-        if self.bs    is not None: check_count('bs', self.bs)
-        if self.n_acc is not None: check_count('n_acc', self.n_acc)
-        if self.fit   is not None: check_fit(self.fit)
-        if self.fit in whole_fits:
-            raise ValueError(f"fit={self.fit!r} is one schedule over all stages: pass it to `Plan`, not in a `Stage`")
-        if self.lr    is not None: check_lr(self.lr, self.fit)
-        if self.aug   is not None: check_aug(self.aug)
+        for k,least in dict(freeze_epochs=0, bs=1, n_acc=1).items():
+            if getattr(self, k) is not None: check_count(k, getattr(self, k), least)
+        if self.fit is not None: self._check_fit()
+        if self.lr  is not None: check_lr(self.lr, self.fit is None or fits[self.fit].takes_slice)
+        if self.aug is not None: check_aug(self.aug)
 
-    @property
-    def total(self):
-        "All epochs of the stage, including those with a frozen body"
-        return self.n_epoch + self.n_frozen
+# %% ../nbs/03_stage.ipynb #7fc67795
+@patch
+def _check_fit(self:Stage):
+    check_fit(self.fit)
+    if fits[self.fit].is_whole:
+        raise Invalid(('fit',self.fit), " is one schedule over all stages: pass it to `Plan`, not in a `Stage`")
+    if self.freeze_epochs is not None and not fits[self.fit].freezes:
+        raise Invalid(('freeze_epochs',self.freeze_epochs), f": fit={self.fit!r} has no frozen epochs: omit it, or pass"
+                      " fit='fine_tune'")
 
-    @property
-    def n_frozen(self):
-        "Epochs with a frozen body that the stage begins with"
-        return ifnone(self.freeze_epochs, 1) if self.fit=='fine_tune' else 0
+# %% ../nbs/03_stage.ipynb #65281807
+@patch(as_prop=True)
+def n_frozen(self:Stage):
+    "Epochs with a frozen body that the stage begins with"
+    return ifnone(self.freeze_epochs, 1) if self.fit and fits[self.fit].freezes else 0
 
-    @property
-    def pixels(self):
-        "Pixels of an image"
-        return math.prod(hw(self.size))
+@patch(as_prop=True)
+def total(self:Stage):
+    "All epochs of the stage, including those with a frozen body"
+    return self.n_epoch + self.n_frozen
 
-# %% ../nbs/03_stage.ipynb #34d15bda
+@patch(as_prop=True)
+def pixels(self:Stage):
+    "Pixels of an image"
+    return math.prod(hw(self.size))
+
+# %% ../nbs/03_stage.ipynb #0c651b2a
 def default_sizes(
     size:int|tuple, # Final size, px
     n:int=3, # Largest number of sizes
@@ -153,17 +75,18 @@ def default_sizes(
     sizes = list(L(_part(.5), _part(.75), size).map(short_size).unique())
     return sizes if len(sizes)<=n else sizes[:n-1] + sizes[-1:]
 
-# %% ../nbs/03_stage.ipynb #8c664e70
+# %% ../nbs/03_stage.ipynb #bbf20454
 def default_shares(n):
     "Shares of the epochs: a third for the final size, 5 and 3 parts in 8 of the rest for two sizes before it"
     before = list(range(2*n-1, 2, -2))
     return [2*o for o in before] + [sum(before) or 1]
 
 def share_epochs(n_epoch, shares):
-    "Share out `n_epoch` epochs in proportion to `shares`. Raises `ValueError` if there are fewer epochs than stages"
+    "Share out `n_epoch` epochs in proportion to `shares`. Raises `Invalid` if there are fewer epochs than stages"
     n = len(shares)
     if n_epoch<n:
-        raise ValueError(f"n_epoch={n_epoch} is less than the {n} sizes: pass at least {n} epochs, or fewer `sizes`")
+        raise Invalid(('n_epoch',n_epoch), f" is less than the {n} sizes: pass at least {n} epochs, or fewer ",
+                      ('`sizes`',))
     res = [max(1, s*n_epoch//sum(shares)-n-1) for s in shares]      # a little too few, so that few are left to hand out
     def _behind(i): return shares[i]*n_epoch - res[i]*sum(shares)
     for _ in range(n_epoch-sum(res)): res[max(range(n), key=_behind)] += 1

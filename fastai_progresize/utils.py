@@ -10,6 +10,15 @@ __all__ = []
 # %% ../nbs/01_utils.ipynb #d71c7939
 from fastai.vision.all import *
 
+# %% ../nbs/01_utils.ipynb #c1e5ea36
+class TableWithText:
+    "A base of what is shown as a table, `_table(render)`, with `_lines()` of text below"
+    def _repr_html_(self):
+        lines = [re.sub('`(.+?)`', r'<code>\1</code>', o) for o in self._lines()]
+        return self._table(pd.DataFrame.to_html) + ''.join(f'<p>{o}</p>' for o in lines)
+
+    def __repr__(self): return '\n'.join([self._table(pd.DataFrame.to_string), *self._lines()])
+
 # %% ../nbs/01_utils.ipynb #ea907d89
 def on_rank0(f, *args):
     "Call `f` in the first process, return its result in all; its `ValueError` is raised in all too"

@@ -3,7 +3,7 @@ import runpy, subprocess, sys
 from unittest.mock import patch as replaced
 from fastai.vision.all import *
 from fastai_progresize.all import *
-from fastai_progresize.stage import hw, short_size
+from fastai_progresize.args import hw, short_size
 from fastai_progresize.data import same_random, tfms_size
 from fastai_progresize.run import Run
 from fastai_progresize.samples import glyphs

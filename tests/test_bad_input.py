@@ -34,7 +34,7 @@ class Untrained(Callback):
 @pytest.fixture(autouse=True)
 def untrained(learn): learn.add_cb(Untrained())
 
-unknown_fit = ["fit='fit_flat_cos' is unknown", "'fine_tune', 'fit_one_cycle', 'single_cycle'"]
+unknown_fit = ["fit='fit_flat_cos' is unknown", "'flat_cos', 'single_cycle', 'fine_tune', 'fit_one_cycle'"]
 two = dict(n_epoch=4, sizes=(32,48))
 
 @pytest.mark.parametrize('args,parts', [

@@ -3,7 +3,7 @@ import errno, gc, shutil, weakref
 import pytest
 from hypothesis import given, settings, strategies as st
 from helpers import *
-from fastai_progresize.fast import copies
+from fastai_progresize.load import cache as copies
 from fastai_progresize.load.augment import AffineOnce, Presize, crop_zoom, one_interpolation
 from fastai_progresize.load.read import ScaledImage, ScaledImageBW, ScaledToTensor, read_scaled
 

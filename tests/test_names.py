@@ -8,10 +8,11 @@ names = ['Checkpoint', 'Plan', 'Preflight', 'ProgressiveResize', 'ProgressiveSch
          'compare_runs', 'default_sizes', 'find_faults', 'get_dls', 'presize_images', 'read_checkpoint', 'show_runs',
          'show_stages']
 
-order = ['utils', 'stage', 'schedule', 'load.files', 'data', 'plan', 'load.pixels', 'load.cache', 'load.read',
-         'load.augment', 'load.batches', 'load.fast', 'checks.trial', 'checks.task', 'run', 'report.history',
-         'report.validate', 'report.show', 'preflight', 'resume.plain', 'resume.state', 'resume.same',
-         'resume.checkpoint', 'learner', 'all', 'samples', 'apps.log', 'apps.book', 'apps.folder', 'apps.commands']
+order = ['args', 'utils', 'schedule', 'stage', 'load.files', 'data', 'plan_args', 'plan', 'load.pixels',
+         'load.cache', 'load.read', 'load.augment', 'load.batches', 'load.fast', 'aug', 'checks.trial', 'checks.task',
+         'run', 'preflight', 'callbacks', 'report.history', 'report.validate', 'report.show', 'resume.plain',
+         'resume.state', 'resume.same', 'resume.checkpoint', 'learner', 'all', 'samples', 'apps.log', 'apps.book',
+         'apps.folder', 'apps.commands']
 
 def python(code):
     "What `code` prints in a process of its own"

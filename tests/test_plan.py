@@ -3,7 +3,8 @@ import dataclasses
 import pytest
 from hypothesis import given, settings, strategies as st
 from helpers import *
-from fastai_progresize.stage import default_shares, share_epochs, whole_fits
+from fastai_progresize import schedule
+from fastai_progresize.stage import default_shares, share_epochs
 from test_bad_input import refused
 
 side = st.integers(4, 1024)
@@ -205,7 +206,7 @@ def trained(dls, frozen, args):
     return learn
 
 def as_stages(fit):
-    if fit in whole_fits: return [Stage(24, 1), Stage(32, 2, bs=4)]
+    if fit and schedule.fits[fit].is_whole: return [Stage(24, 1), Stage(32, 2, bs=4)]
     freeze = dict(freeze_epochs=0) if fit=='fine_tune' else {}
     return [Stage(24, 1), Stage(32, 2, bs=4, **freeze), Stage(24, 1, fit=fit)]
 

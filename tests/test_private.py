@@ -5,7 +5,7 @@ import pytest
 from fastai.callback.training import GradientAccumulation
 from helpers import *
 from fastai_progresize.data import copy_dl
-from fastai_progresize.fast import augment, loaders, read
+from fastai_progresize.load import augment, fast as loaders, read
 
 @pytest.fixture
 def jpeg(tmp_path):

@@ -6,7 +6,7 @@ from fastai.vision import core
 from fastai.vision import augment as fastai_augment
 from helpers import *
 from fastai_progresize.checks import trial
-from fastai_progresize.fast import loaders
+from fastai_progresize.load import fast as loaders
 from fastai_progresize.load.augment import AffineOnce, one_interpolation
 from fastai_progresize.load.read import ScaledImage
 from test_bad_input import refused

@@ -11,7 +11,8 @@ __all__ = ['experiments', 'Experiment', 'list_experiments', 'book_table', 'plot_
 import hashlib
 from dataclasses import dataclass, replace
 from fastai.vision.all import *
-from ..stage import Stage, check_folder, check_outside, check_workers, is_count, is_number
+from ..args import check_folder, check_outside, check_workers, is_count, is_number
+from ..stage import Stage
 from ..plan import Plan
 from ..load.files import warn_once, whole_file
 from ..load.augment import get_presize

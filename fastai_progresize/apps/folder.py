@@ -14,7 +14,7 @@ with warnings.catch_warnings():
     warnings.simplefilter('ignore')     # fastai and torch warn at import
     from fastai.vision.all import *
     from fastai_progresize.all import *
-    from fastai_progresize.stage import check_folder, check_lr, check_outside, is_number
+    from fastai_progresize.args import check_folder, check_lr, check_outside, is_number
     from fastai_progresize.apps.log import epoch_lines
     from fastai_progresize.samples import glyphs, small_resnet
     from fastai_progresize.apps.book import book_table, experiments, list_experiments, run_experiment

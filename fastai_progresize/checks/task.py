@@ -11,7 +11,7 @@ __all__ = []
 import hashlib, pickle, time, traceback, zlib
 from copy import copy
 from fastai.vision.all import *
-from ..stage import hw
+from ..args import hw
 from ..load.files import bar_if_long, dataset_files, item_rows, opens_files, to_bytes
 from ..data import copy_dl, first_images, get_bs, is_empty, probe_batch, same_random, tfms_size
 from .trial import NotCopied, is_out_of_memory, repeat_batches, try_batches

@@ -11,7 +11,7 @@ __all__ = ['get_presize']
 from copy import deepcopy
 from fastai.vision.all import *
 from fastai.vision import augment
-from ..stage import hw, short_size
+from ..args import hw, short_size
 from .files import is_from, is_untouched
 
 # %% ../../nbs/load/04_augment.ipynb #9038d362

@@ -11,7 +11,7 @@ __all__ = ['presize_images', 'clear_cache']
 import contextlib, time
 from io import BytesIO
 from fastai.vision.all import *
-from ..stage import check_bool, check_count
+from ..args import check_count
 from filelock import FileLock
 from .files import check_regular, file_fault, has_bars, is_of_process, raise_faults, reason, whole_file
 from .pixels import Pixels, disk_errors, disk_faults, source_key
@@ -89,7 +89,6 @@ def presize_images(
 )->Path: # Folder of the copies of this size
     "Keep small copies of images. Raises `ValueError` for bad arguments or bad files, `OSError` if the disk is full"
     check_count('size', size)
-    check_bool('decoded', decoded)
     if n_workers is not None: check_count('n_workers', n_workers, most=1000)
     files,cache = _source_files(path),_cache_folder(ifnone(cache, default_cache()))
     cache = cache/('decoded' if decoded else str(size))
@@ -123,7 +122,6 @@ def clear_cache(
     dry:bool=False, # List what is there, and remove nothing?
 )->pd.DataFrame: # A row for each kind of copies and size, px, with the space they take, MB
     "Remove the copies that `cache=` and `decoded=` keep; a run that reads them goes on"
-    check_bool('dry', dry)
     cache = _cache_folder(ifnone(cache, default_cache()))
     found = _kept_files(cache)
     rows = [(kind, size, sum(o.stat().st_size for o in files if o.exists())/1e6) for (kind,size),files in found.items()]

@@ -11,7 +11,7 @@ __all__ = []
 import errno, hashlib, zlib
 from fastai.vision.all import *
 from filelock import FileLock
-from ..stage import hw, short_size
+from ..args import hw, short_size
 from .files import (bar_if_long, check_regular, is_of_process, printable, raise_faults, reason,
                                      to_bytes)
 

@@ -10,7 +10,7 @@ __all__ = ['compare_runs', 'show_runs']
 # %% ../../nbs/report/00_history.ipynb #2e82a089
 from time import perf_counter
 from fastai.vision.all import *
-from ..stage import hw
+from ..args import hw
 from ..schedule import draw_stages
 from ..data import get_bs
 from ..run import RunCallback

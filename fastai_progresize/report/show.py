@@ -9,7 +9,7 @@ __all__ = ['show_stages']
 
 # %% ../../nbs/report/02_show.ipynb #351e1ad0
 from fastai.vision.all import *
-from ..stage import check_count, is_list, short_size
+from ..args import check_count, is_list, short_size
 from ..data import call_get_dls, first_images, probe_batch, same_random
 
 # %% ../../nbs/report/02_show.ipynb #a05d7dc1

@@ -10,7 +10,8 @@ __all__ = []
 # %% ../../nbs/report/01_validate.ipynb #3c417004
 import itertools
 from fastai.vision.all import *
-from ..stage import Stage, check_count, hw
+from ..args import check_count, hw
+from ..stage import Stage
 from ..load.files import bars_like, has_bars
 from ..data import image_size, probe_batch, same_random
 from ..run import Run
