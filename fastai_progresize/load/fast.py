@@ -13,7 +13,6 @@ from copy import copy
 from fastai.vision.all import *
 from fastai.vision import core
 from ..args import check_count, check_folder, check_seed, check_workers, hw, is_number, short_size
-from ..stage import check_bool
 from .files import (all_files, check_files, image_files, is_from, is_untouched,
                                      reads_as_fastai, verified_splitter)
 from ..utils import same_random
@@ -104,7 +103,6 @@ def _fast_tfms(dl, keep):
                 after_batch=Pipeline(batches, split_idx=batch.split_idx))
 
 def _check_cache(cache, decoded):
-    if decoded is not None: check_bool('decoded', decoded)
     if cache is not None and not isinstance(cache, bool): check_folder('cache', cache)
 
 def _mode(ds):

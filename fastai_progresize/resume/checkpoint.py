@@ -16,7 +16,8 @@ from ..utils import same_random
 from ..data import is_empty, probe_batch
 from ..utils import on_rank0
 from ..callbacks import RunCallback, repair_best
-from .state import is_own, lost_attrs, plain, run_state, set_run_state, values_before
+from .plain import plain
+from .state import is_own, lost_attrs, run_state, set_run_state, values_before
 from .same import check_plan, run_plan
 from ..checks.trial import NotCopied, fit_trial, has_lazy, repeat_batches
 
