@@ -123,8 +123,8 @@ def fit_memory(run):
     "If `bs` is 'auto', find one that fits; else, on a GPU, raise `ValueError` if the plan's does not"
     if run.plan.auto_bs:
         if num_distrib()>1:
-            raise Invalid(('bs','auto'), " works in one process only: run `learn.preflight(..., bs='auto')` in one, and pass"
-                          " the bs that it finds")
+            raise Invalid(('bs','auto'), " works in one process only: run `learn.preflight(..., bs='auto')` in one, and"
+                          " pass the bs that it finds")
         found = try_stages(run, _largest_first(run.plan))
         run.plan = run.plan.with_bs({k: bs for k,(bs,_) in found.items()})
     elif run.checks and torch.cuda.is_available() and num_distrib()<2: try_stages(run, _largest_first(run.plan)[:1])
@@ -158,28 +158,30 @@ class Preflight(TableWithText):
         digits[names['memory']] = '{:.0f}'.format
         return render(self.df.rename(columns=names), index=False, formatters=digits)
 
-    def _lines(self): return [self._caption(), *self.warnings]
+# %% ../nbs/08_preflight.ipynb #cb1e72c8
+@patch
+def _lines(self:Preflight): return [self._caption(), *self.warnings]
 
-    def _caption(self):
-        text,size = f"About {_duration(self.seconds)} for {self.plan.n_epoch} epochs",self.df['size'].iloc[-1]
-        if len(self.df)==1: return text
-        less = f"{self.saved:.0%} less" if self.saved>=0 else f"{-self.saved:.0%} more"
-        return f"{text}, {less} than at {size} px throughout"
+@patch
+def _caption(self:Preflight):
+    text,size = f"About {_duration(self.seconds)} for {self.plan.n_epoch} epochs",self.df['size'].iloc[-1]
+    if len(self.df)==1: return text
+    less = f"{self.saved:.0%} less" if self.saved>=0 else f"{-self.saved:.0%} more"
+    return f"{text}, {less} than at {size} px throughout"
 
-    @property
-    def warnings(self)->list: # Of strings
-        "Why time does not scale with pixels, for stages whose epochs take over .6 of one at the last size"
-        last,res = self.df.iloc[-1],[]
-        for s,r in zip(self.plan, self.df.itertuples()):
-            share,pixels = r.epoch/last.epoch,s.pixels/self.plan[-1].pixels
-            if s.size==last['size'] or share<=max(.6, 1.15*pixels): continue
-            why = "loading is the bottleneck: try `cache=True`, or more workers" if r.bound=='loading' else (
-                  "the model's time does not scale with the pixels: try a lighter stem, or a larger `bs`")
-            res.append(f"An epoch at {s.size} px takes {share:.0%} of one at {last['size']} px, for {pixels:.0%} of its"
-                       f" pixels; {why}")
-        if self.saved<.1 and len(self.df)>1: res.append("Progressive resizing is not worth it here")
-        return res
-
+@patch(as_prop=True)
+def warnings(self:Preflight)->list: # Of strings
+    "Why time does not scale with pixels, for stages whose epochs take over .6 of one at the last size"
+    last,res = self.df.iloc[-1],[]
+    for s,r in zip(self.plan, self.df.itertuples()):
+        share,pixels = r.epoch/last.epoch,s.pixels/self.plan[-1].pixels
+        if s.size==last['size'] or share<=max(.6, 1.15*pixels): continue
+        why = "loading is the bottleneck: try `cache=True`, or more workers" if r.bound=='loading' else (
+              "the model's time does not scale with the pixels: try a lighter stem, or a larger `bs`")
+        res.append(f"An epoch at {s.size} px takes {share:.0%} of one at {last['size']} px, for {pixels:.0%} of its"
+                   f" pixels; {why}")
+    if self.saved<.1 and len(self.df)>1: res.append("Progressive resizing is not worth it here")
+    return res
 
 # %% ../nbs/08_preflight.ipynb #924f4cb8
 def measure(run, seconds=2.):
@@ -199,7 +201,8 @@ _many,_most = 1000,10**6      # enough epochs for all sizes; more than anyone tr
 
 def _check_time(n_epoch, minutes):
     if (n_epoch is None)==(minutes is None):
-        raise Invalid(('n_epoch',n_epoch), ", ", ('minutes',minutes), ": pass either the epochs or the `minutes` they may take")
+        raise Invalid(('n_epoch',n_epoch), ", ", ('minutes',minutes), ": pass either the epochs or the `minutes` they"
+                      " may take")
     if minutes is not None: check_positive('minutes', minutes)
 
 def _as_many(tried, seconds, least, n_sizes):
