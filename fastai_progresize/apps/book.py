@@ -20,7 +20,7 @@ from ..load.files import whole_file
 from ..data import same_random
 from .log import epoch_lines
 from ..load.augment import get_presize
-from ..load.fast import check_sides, get_dls, seeded_split
+from ..load.folder import check_sides, get_dls, imagenette, seeded_split
 import fastai_progresize.learner     # for `fit_progressive`
 
 # %% ../../nbs/apps/01_book.ipynb #32675033
@@ -52,18 +52,6 @@ class Experiment:
     def plan(self):
         "The plan of its run, which starts from scratch"
         return Plan(self.stages, lr_max=self.lr_max, fit=self.fit).filled(frozen=False)
-
-# %% ../../nbs/apps/01_book.ipynb #454079a8
-def imagenette(url=URLs.IMAGENETTE):
-    "Imagenette, downloaded on first use. Raises `ValueError` if it cannot be downloaded or is incomplete"
-    name,instead = Path(url).name,"pass the folder of a copy as `path`, or train on the letters of `glyphs()`"
-    try: path = untar_data(url)
-    except Exception as e:
-        raise ValueError(f"{name} could not be downloaded ({type(e).__name__}: {e}): {instead}") from e
-    n = len(get_image_files(path))
-    if n==13394: return path
-    raise ValueError(f"{path} holds {n} of the 13394 images of {name}: remove that folder to download it again,"
-                     f" or {instead}")
 
 # %% ../../nbs/apps/01_book.ipynb #adf58f64
 def _files(path, n=None):
