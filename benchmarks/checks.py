@@ -3,6 +3,7 @@ table, pixels in its columns. The second time counts: the files are in memory th
 import sys, warnings; warnings.filterwarnings('ignore')
 from fastai.vision.all import *
 from fastai_progresize.all import *
+from fastai_progresize.preflight import check_run
 from fastai_progresize.run import Run
 
 def folder(n):
@@ -48,7 +49,7 @@ def seconds(make, n):
     run = Run(learn, 3)
     for _ in range(2):
         began = time.perf_counter()
-        run.check()
+        check_run(run)
         res = time.perf_counter()-began
     return res
 

@@ -11,6 +11,7 @@ from torch.multiprocessing import get_context
 from fastai.vision.all import *
 from fastai_progresize.all import *
 from fastai_progresize.report.history import StageRecorder
+from fastai_progresize.preflight import check_run
 from fastai_progresize.run import Run
 from fastai_progresize.samples import glyphs
 
@@ -54,7 +55,7 @@ def one_run(which, pipe, first, n, results):
     learn,dls = setup()
     run = Run(learn, plan(n), get_dls=lambda size,bs: dls[size])
     t = time.perf_counter()
-    run.check()      # in both, which then have done the same
+    check_run(run)      # in both, which then have done the same
     checks = time.perf_counter()-t
     learn,dls = setup()
     timed = [ProgressiveResize,ProgressiveSchedule,StageRecorder] if which=='in_one' else [ParamScheduler]

@@ -12,5 +12,6 @@ from fastai_progresize.report.history import *
 from fastai_progresize.report.validate import *
 from fastai_progresize.report.show import *
 from fastai_progresize.preflight import *
+from fastai_progresize.callbacks import *
 from fastai_progresize.resume.checkpoint import *
 from fastai_progresize.learner import *

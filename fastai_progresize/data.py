@@ -13,6 +13,7 @@ from types import MethodType
 from copy import copy, deepcopy
 from fastai.vision.all import *
 from .args import check_count, hw, short_size
+from .utils import same_random
 
 # %% ../nbs/04_data.ipynb #1858cccc
 _wh_tfms,_hw_tfms = (Resize,RandomResizedCrop,RandomCrop,CropPad),(RandomResizedCropGPU,AffineCoordTfm)
@@ -57,13 +58,6 @@ def get_bs(dls):
     return getattr(dls.train, 'bs', None) or getattr(dls.train, 'batch_size', None)
 
 # %% ../nbs/04_data.ipynb #67db6d78
-@contextmanager
-def same_random():
-    "Restore the random state of Python, NumPy and torch when the block ends"
-    states = get_random_states()
-    try: yield
-    finally: set_random_states(**states)
-
 def is_empty(dl):
     "Has `dl` no items, as far as is known? An iterable dataset may have no length"
     for o in (getattr(dl, 'dataset', None),dl):

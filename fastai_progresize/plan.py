@@ -18,8 +18,7 @@ from .schedule import Phase, draw_stages, first_epochs, fits, run_phases
 from .stage import Stage
 from .load.files import name_unreadable
 from .data import get_bs, image_size, is_frozen, learner_lr
-from .plan_args import Known, asked_fit, checked_args, first_fit
-from .plan_args import sized_stages, with_strengths, with_values
+from .plan_args import Known, asked_fit, checked_args, first_fit, sized_stages, with_aug, with_values
 
 # %% ../nbs/06_plan.ipynb #534d6ab8
 class Plan(TableWithText):
@@ -74,7 +73,7 @@ def _derive(self:Plan, args, known):
     is_one = self.single and not is_list(args.lr_max)
     self.lr = ifnone(args.lr_max, known.lr) if is_one else None
     stages = with_values(sized_stages(args, known.size), args.bs, None if is_one else args.lr_max)
-    stages = self._with_fits(with_strengths(stages, args.aug))
+    stages = self._with_fits(with_aug(stages, args.aug))
     self.stages = tuple(self._with_known(i, s) for i,s in enumerate(stages))
     self._check_used()
 
@@ -168,8 +167,7 @@ def for_learner(self:Plan,
 def n_epoch(self:Plan):
     "Epochs of the run"
     if self.stages: return sum(s.total for s in self)
-    n = self.args.n_epoch
-    return sum(n) if is_list(n) else n
+    return sum(L(self.args.n_epoch))
 
 @patch(as_prop=True)
 def starts(self:Plan):

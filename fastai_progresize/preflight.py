@@ -13,13 +13,71 @@ from bisect import bisect
 from dataclasses import replace
 from time import perf_counter
 from fastai.vision.all import *
-from .args import check_positive, short_size
+from .args import Either, Invalid, check_names, check_positive, short_size
+from .utils import TableWithText, on_rank0, same_random
 from .plan import Plan
-from .load.files import name_unreadable, warn_once
-from .data import same_random
-from .utils import on_rank0
-from .run import Run, check_names
-from .checks.trial import is_out_of_memory, try_stage, try_step
+from .load.files import bars_like, check_files, image_files, name_unreadable, warn_once
+from .data import check_images, get_bs
+from .run import Run
+from .checks.split import SplitCheck, same_items
+from .checks.task import (check_batch, check_metrics, check_same, model_fault, own_fault,
+                                           raise_model_faults, read_batch)
+from .checks.trial import NotCopied, Trial, is_out_of_memory, try_stage, try_step, with_shapes
+
+# %% ../nbs/08_preflight.ipynb #c20cb6fd
+def _check_data(run, files, made):
+    "Raise a `ValueError` if the data of a stage do not match the learner's, which come from `files`"
+    split = SplitCheck()
+    for s,dls in made:
+        if not same_items(dls, run.own): check_files(L(set(image_files(dls)) - set(files)))
+        split(dls, s.size)
+    for s,dls in made: check_same(dls, s.size, run.own)  # after all splits: an unseeded one may change the vocab too
+
+def _check_model(run, b, made):
+    "Raise a `ValueError` if the model fails at a size, with batches of the types of `b`"
+    types = [type(o) for o in b]
+    batches = [check_batch(dls, s.size, types, run.own) for s,dls in made]
+    try:
+        tried = [(bs[0], model_fault(run.trial, dls, bs)) for (_,dls),bs in zip(made, batches)]
+        if all(e is None for _,e in tried): return
+        bs = min(get_bs(dls) or 2 for (_,dls),(_,e) in zip(made, tried) if e)
+        own = own_fault(run.trial, bs)
+    except NotCopied as e: return warn(f"{e}: not checking whether the model takes every size")
+    raise_model_faults(tried, own)
+
+# %% ../nbs/08_preflight.ipynb #7d4e2aa5
+@contextmanager
+def _explain_errors():
+    "Add a hint for false alarms to errors, and explain when memory runs out"
+    hint = " (check=False trains without these checks)"
+    try: yield
+    except Invalid as e:
+        e.args = *e.args,Either(hint)
+        raise
+    except ValueError as e:
+        e.args = (f"{e}{hint}",)
+        raise
+    except Exception as e:
+        if not is_out_of_memory(e): raise
+        what = str(e).split('\n')[0] or type(e).__name__
+        raise Invalid(f"Memory ran out while checking data and model ({what}): free some, or pass smaller ",
+                      ('`sizes`',), " or a smaller model") from e
+
+def _with_shapes(run): return with_shapes(Trial(run.learn, run.cbs), lambda: run.try_dls(run.plan[0]))
+
+def check_run(run):
+    "Raise a `ValueError` unless data and model suit all stages; learner and random state do not change"
+    with same_random(), bars_like(run.learn), _explain_errors(), name_unreadable(run.learn):
+        files = image_files(run.own)
+        check_files(files)      # before any is opened
+        b = read_batch(run.own.train, 2, 'the images of `learn.dls.train`')
+        check_images(b)
+        made = [(s,run.try_dls(s)) for s in run.plan]
+        if run.valid and run.valid not in run.plan.stages: made.append((run.valid, run.dls_at(run.valid)))
+        _check_data(run, files, made)
+        with _with_shapes(run):
+            _check_model(run, b, made)
+            check_metrics(run.trial)
 
 # %% ../nbs/08_preflight.ipynb #8315ead3
 def _free_memory():
@@ -32,15 +90,15 @@ def largest_bs(run, stage, attempt=try_step, **kwargs):
     error = None
     while True:
         try:
-            with same_random(): dls = run.stage_dls(stage)
+            with same_random(): dls = run.try_dls(stage)
             with name_unreadable(run.learn): return stage,attempt(run.trial, dls, **kwargs),error
         except Exception as e:
             if not is_out_of_memory(e): raise
             error = str(e).split('\n')[0]
         _free_memory()
         if stage.bs in (1,None):        # not known where the dataset makes the batches
-            raise ValueError(f"Not even one image of {short_size(stage.size)} px fits in memory ({error}): pass smaller"
-                             " `sizes`, or a smaller model")
+            raise Invalid(f"Not even one image of {short_size(stage.size)} px fits in memory ({error}): pass smaller ",
+                          ('`sizes`',), ", or a smaller model")
         stage = replace(stage, bs=stage.bs//2)
 
 # %% ../nbs/08_preflight.ipynb #a8782b24
@@ -53,10 +111,10 @@ def try_stages(run, stages, **kwargs):
     "Try `stages`. Raises `ValueError` if one does not fit in memory, unless bs='auto'"
     res = {}
     for s in stages:
-        with run.with_shapes(): fits,result,error = largest_bs(run, s, **kwargs)
+        with _with_shapes(run): fits,result,error = largest_bs(run, s, **kwargs)
         if error and not run.plan.auto_bs:
-            raise ValueError(f"bs={s.bs} at {s.size} px does not fit in memory ({error}), bs={fits.bs} does: pass"
-                             f" bs={fits.bs} for this size, or bs='auto'")
+            raise Invalid(('bs',s.bs), f" at {s.size} px does not fit in memory ({error}), ", ('bs',fits.bs), " does:"
+                          " pass ", ('bs',fits.bs), " for this size", Either(", or bs='auto'"))
         res[s.size,s.bs] = fits.bs,result
     _free_memory()
     return res
@@ -65,8 +123,8 @@ def fit_memory(run):
     "If `bs` is 'auto', find one that fits; else, on a GPU, raise `ValueError` if the plan's does not"
     if run.plan.auto_bs:
         if num_distrib()>1:
-            raise ValueError("bs='auto' works in one process only: run `learn.preflight(..., bs='auto')` in one, and"
-                             " pass the bs that it finds")
+            raise Invalid(('bs','auto'), " works in one process only: run `learn.preflight(..., bs='auto')` in one, and"
+                          " pass the bs that it finds")
         found = try_stages(run, _largest_first(run.plan))
         run.plan = run.plan.with_bs({k: bs for k,(bs,_) in found.items()})
     elif run.checks and torch.cuda.is_available() and num_distrib()<2: try_stages(run, _largest_first(run.plan)[:1])
@@ -76,7 +134,7 @@ def _duration(seconds):
     if seconds<120: return f'{seconds:.0f} seconds'
     return f'{seconds/60:.0f} minutes' if seconds<7200 else f'{seconds/3600:.1f} hours'
 
-class Preflight:
+class Preflight(TableWithText):
     "Time and memory of each stage of a run as a table, with the `plan` that fits"
     def __init__(self,
         plan:Plan, # The plan of the run, with a bs that fits at each size
@@ -100,30 +158,30 @@ class Preflight:
         digits[names['memory']] = '{:.0f}'.format
         return render(self.df.rename(columns=names), index=False, formatters=digits)
 
-    def _caption(self):
-        text,size = f"About {_duration(self.seconds)} for {self.plan.n_epoch} epochs",self.df['size'].iloc[-1]
-        if len(self.df)==1: return text
-        less = f"{self.saved:.0%} less" if self.saved>=0 else f"{-self.saved:.0%} more"
-        return f"{text}, {less} than at {size} px throughout"
+# %% ../nbs/08_preflight.ipynb #cb1e72c8
+@patch
+def _lines(self:Preflight): return [self._caption(), *self.warnings]
 
-    @property
-    def warnings(self)->list: # Of strings
-        "Why time does not scale with pixels, for stages whose epochs take over .6 of one at the last size"
-        last,res = self.df.iloc[-1],[]
-        for s,r in zip(self.plan, self.df.itertuples()):
-            share,pixels = r.epoch/last.epoch,s.pixels/self.plan[-1].pixels
-            if s.size==last['size'] or share<=max(.6, 1.15*pixels): continue
-            why = "loading is the bottleneck: try `cache=True`, or more workers" if r.bound=='loading' else (
-                  "the model's time does not scale with the pixels: try a lighter stem, or a larger `bs`")
-            res.append(f"An epoch at {s.size} px takes {share:.0%} of one at {last['size']} px, for {pixels:.0%} of its"
-                       f" pixels; {why}")
-        if self.saved<.1 and len(self.df)>1: res.append("Progressive resizing is not worth it here")
-        return res
+@patch
+def _caption(self:Preflight):
+    text,size = f"About {_duration(self.seconds)} for {self.plan.n_epoch} epochs",self.df['size'].iloc[-1]
+    if len(self.df)==1: return text
+    less = f"{self.saved:.0%} less" if self.saved>=0 else f"{-self.saved:.0%} more"
+    return f"{text}, {less} than at {size} px throughout"
 
-    def _repr_html_(self):
-        lines = [re.sub('`(.+?)`', r'<code>\1</code>', o) for o in self.warnings]
-        return self._table(pd.DataFrame.to_html) + ''.join(f'<p>{o}</p>' for o in [self._caption(),*lines])
-    def __repr__(self): return '\n'.join([self._table(pd.DataFrame.to_string), self._caption(), *self.warnings])
+@patch(as_prop=True)
+def warnings(self:Preflight)->list: # Of strings
+    "Why time does not scale with pixels, for stages whose epochs take over .6 of one at the last size"
+    last,res = self.df.iloc[-1],[]
+    for s,r in zip(self.plan, self.df.itertuples()):
+        share,pixels = r.epoch/last.epoch,s.pixels/self.plan[-1].pixels
+        if s.size==last['size'] or share<=max(.6, 1.15*pixels): continue
+        why = "loading is the bottleneck: try `cache=True`, or more workers" if r.bound=='loading' else (
+              "the model's time does not scale with the pixels: try a lighter stem, or a larger `bs`")
+        res.append(f"An epoch at {s.size} px takes {share:.0%} of one at {last['size']} px, for {pixels:.0%} of its"
+                   f" pixels; {why}")
+    if self.saved<.1 and len(self.df)>1: res.append("Progressive resizing is not worth it here")
+    return res
 
 # %% ../nbs/08_preflight.ipynb #924f4cb8
 def measure(run, seconds=2.):
@@ -131,7 +189,7 @@ def measure(run, seconds=2.):
     checking = 0.
     if run.checks:
         began = perf_counter()
-        on_rank0(run.check)
+        on_rank0(check_run, run)
         checking = perf_counter()-began
     found = try_stages(run, _largest_first(run.plan), attempt=try_stage, seconds=seconds)
     bs = {k: bs for k,(bs,_) in found.items()}
@@ -143,7 +201,8 @@ _many,_most = 1000,10**6      # enough epochs for all sizes; more than anyone tr
 
 def _check_time(n_epoch, minutes):
     if (n_epoch is None)==(minutes is None):
-        raise ValueError(f"n_epoch={n_epoch}, minutes={minutes}: pass either the epochs or the `minutes` they may take")
+        raise Invalid(('n_epoch',n_epoch), ", ", ('minutes',minutes), ": pass either the epochs or the `minutes` they"
+                      " may take")
     if minutes is not None: check_positive('minutes', minutes)
 
 def _as_many(tried, seconds, least, n_sizes):
@@ -154,8 +213,8 @@ def _as_many(tried, seconds, least, n_sizes):
         return tried(n_sizes+longer)
     if fits := [o for o in few if o.seconds<=seconds]: return fits[-1]
     shortest = min(few, key=lambda o: o.seconds)
-    raise ValueError(f"minutes={seconds/60:g}: the shortest run, of {shortest.plan.n_epoch} epochs, takes"
-                     f" {shortest.seconds/60:.1f}: pass more `minutes`, or smaller `sizes`")
+    raise Invalid(f"minutes={seconds/60:g}: the shortest run, of {shortest.plan.n_epoch} epochs, takes"
+                  f" {shortest.seconds/60:.1f}: pass more `minutes`, or smaller `sizes`")
 
 # %% ../nbs/08_preflight.ipynb #1cd56671
 @patch

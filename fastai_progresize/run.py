@@ -8,57 +8,40 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/run.html.md"""
 __all__ = []
 
 # %% ../nbs/07_run.ipynb #f1f9f458
-import difflib, inspect
 from copy import copy
 from dataclasses import replace
 from fastai.vision.all import *
-from .args import hw
+from .args import Invalid, check_names, hw
+from .utils import TableWithText, same_random
 from .stage import Stage
 from .plan import Plan
-from .load.files import bars_like, check_files, image_files, name_unreadable
-from .data import call_get_dls, check_images, check_not_empty, get_bs, image_size, same_random
+from .load.files import bars_like
+from .data import call_get_dls, check_not_empty, get_bs, image_size
 from .load.fast import fast_loaders
 from .aug import aug_loaders
-from .checks.split import SplitCheck, same_items
-from .checks.task import (check_batch, check_metrics, check_same, model_fault, own_fault,
-                                           raise_model_faults, read_batch)
-from .checks.trial import NotCopied, Trial, is_out_of_memory, with_shapes
-
-# %% ../nbs/07_run.ipynb #82b7068a
-_meant = dict(size='sizes', epochs='n_epoch', n_epochs='n_epoch', lr='lr_max', base_lr='lr_max', lrs='lr_max',
-              batch_size='bs', callbacks='cbs')
-_gone = dict(start_epoch='pass `checkpoint=` and `resume=True`, which continue after the last saved epoch',
-             accumulate="bs='auto' keeps the effective batch size by itself",
-             preflight='call `learn.preflight` with the same arguments')
-
-def check_names(kwargs, f):
-    "Raise a `TypeError` for an argument that `f` does not have, suggesting the right one"
-    names = [o for o in inspect.signature(f).parameters if o!='self']
-    for k in kwargs:
-        if k in names: continue
-        close = _meant.get(k) or first(difflib.get_close_matches(k, names, 1))
-        hint = _gone.get(k) or (f'pass `{close}`' if close else f"choose from {', '.join(names)}")
-        raise TypeError(f"`{f.__name__}` has no argument `{k}`: {hint}")
+from .checks.trial import Trial
 
 # %% ../nbs/07_run.ipynb #3be61200
 def _check_run(get_dls, valid_size, fast):
     if valid_size is not None and valid_size not in ('stage','final'):
         try: hw(valid_size)
-        except ValueError: raise ValueError(f"valid_size={valid_size!r}: pass 'stage', 'final', a size in px, or None")
+        except ValueError:
+            raise Invalid(('valid_size',valid_size), ": pass 'stage', 'final', a size in px, or None") from None
     if get_dls is not None and not callable(get_dls):
-        raise ValueError(f"get_dls={get_dls!r}: pass a function of `size` and `bs` that returns `DataLoaders`")
+        raise Invalid(('get_dls',get_dls), ": pass a function of `size` and `bs` that returns `DataLoaders`")
     if not isinstance(fast, (bool,dict)):
-        raise ValueError(f"fast={fast!r}: pass True, False, or a dict of arguments of `dls.fast`")
+        raise Invalid(('fast',fast), ": pass True, False, or a dict of arguments of `dls.fast`")
     if isinstance(fast, dict): check_names(fast, DataLoaders.fast)
     if get_dls is not None and isinstance(fast, dict):
-        raise ValueError(f"fast={fast}: `get_dls` loads images in its own way: omit it, or use it in your `get_dls`")
+        raise Invalid(('fast',fast), ": `get_dls` loads images in its own way: omit it, or use it in your `get_dls`")
 
 def _callbacks(cbs):
     res = L(cbs).map(lambda o: o() if isinstance(o, type) and issubclass(o, Callback) else o)
     if all(isinstance(o, Callback) for o in res): return res
-    raise ValueError(f"cbs={cbs!r}: pass `Callback`s or their classes, one or a list")
+    raise Invalid(('cbs',cbs), ": pass `Callback`s or their classes, one or a list")
 
-class Run:
+# %% ../nbs/07_run.ipynb #a37d2fd9
+class Run(TableWithText):
     "A Learner, the plan that it follows, and the data of each stage"
     @delegates(Plan, but=['size'])
     def __init__(self,
@@ -78,39 +61,52 @@ class Run:
         self.fast = {} if fast is True else fast
         self.cbs = _callbacks(cbs)
         self.plan = Plan(n_epoch, sizes, **kwargs).for_learner(learn)
+        self.tried = {}     # data that were made before training, by size, bs and aug
         self.valid = self._valid_stage(valid_size)      # where to validate; None: at each stage's own size
-
-    def _valid_stage(self, valid_size):
-        has_tracker = any(isinstance(o, TrackerCallback) for o in self.learn.cbs+self.cbs)
-        if valid_size is None: valid_size = 'final' if has_tracker else 'stage'
-        if valid_size=='stage': return
-        final = self.plan[-1]
-        return final if valid_size=='final' else replace(final, size=valid_size)
-
-    def dls_at(self, stage):
-        "Data at the size of `stage`, with its strength of augmentation"
-        with bars_like(self.learn):
-            if self.get_dls: dls = call_get_dls(self.get_dls, stage.size, stage.bs)
-            else:
-                dls = self.own.at_size(stage.size, stage.bs)
-                if self.loads_fast: dls = fast_loaders(dls, **self.fast)
-        return dls if stage.aug is None else aug_loaders(dls, stage.aug)
-
-    def stage_dls(self, stage):
-        "Data at the size of `stage`, with the run's validation set; at the last size that is read as the learner's own"
-        dls,valid,final = self.dls_at(stage),self.valid or stage,self.plan[-1]
-        is_own = self.loads_fast and (stage.size,stage.bs)==(final.size,final.bs)
-        if stage==valid and not is_own: return dls
-        with same_random():     # training sees the same random numbers
-            other = self.own.at_size(valid.size, valid.bs) if is_own else self.dls_at(valid)
-        dls = copy(dls)
-        dls.loaders = [dls.loaders[0], *other.loaders[1:]]
-        return dls
 
     @property
     def loads_fast(self):
         "Are images loaded with `dls.fast`?"
         return self.get_dls is None and self.fast is not False
+
+# %% ../nbs/07_run.ipynb #a23d7f7c
+@patch
+def _valid_stage(self:Run, valid_size):
+    has_tracker = any(isinstance(o, TrackerCallback) for o in self.learn.cbs+self.cbs)
+    if valid_size is None: valid_size = 'final' if has_tracker else 'stage'
+    if valid_size=='stage': return
+    final = self.plan[-1]
+    return final if valid_size=='final' else replace(final, size=valid_size)
+
+# %% ../nbs/07_run.ipynb #bd21f674
+@patch
+def dls_at(self:Run, stage):
+    "Data at the size of `stage`, with its strength of augmentation"
+    with bars_like(self.learn):
+        if self.get_dls: dls = call_get_dls(self.get_dls, stage.size, stage.bs)
+        else:
+            dls = self.own.at_size(stage.size, stage.bs)
+            if self.loads_fast: dls = fast_loaders(dls, **self.fast)
+    return dls if stage.aug is None else aug_loaders(dls, stage.aug)
+
+@patch
+def stage_dls(self:Run, stage):
+    "Data at the size of `stage`, with the run's validation set; at the last size that is read as the learner's own"
+    dls,valid,final = self.dls_at(stage),self.valid or stage,self.plan[-1]
+    is_own = self.loads_fast and (stage.size,stage.bs)==(final.size,final.bs)
+    if stage==valid and not is_own: return dls
+    with same_random():     # training sees the same random numbers
+        other = self.own.at_size(valid.size, valid.bs) if is_own else self.dls_at(valid)
+    dls = copy(dls)
+    dls.loaders = [dls.loaders[0], *other.loaders[1:]]
+    return dls
+
+@patch
+def try_dls(self:Run, stage):
+    "The data of `stage` for what is tried before training, made once"
+    k = stage.size,stage.bs,stage.aug
+    if k not in self.tried: self.tried[k] = self.stage_dls(stage)
+    return self.tried[k]
 
 # %% ../nbs/07_run.ipynb #1bfe6dd6
 @patch
@@ -124,77 +120,11 @@ def final_dls(self:Run, current=None):
         return current if current and self.valid in (None,final) else self.dls_at(final)
     with same_random(): return self.own.at_size(final.size, final.bs)
 
-# %% ../nbs/07_run.ipynb #378c77f6
-class RunCallback(Callback):
-    "A callback of one run: nothing happens in what is nested in it, and an export has a plain `Callback` instead"
-    depth = 0
-    def __call__(self, event_name):
-        "Call the event, unless it is of a `validate`, `get_preds` or `fit` inside the run"
-        if event_name=='before_fit': self.depth += 1
-        if self.depth==1: super().__call__(event_name)
-        if event_name=='after_fit': self.depth -= 1
-
-    def __reduce__(self): return Callback, ()
-
-# %% ../nbs/07_run.ipynb #42bc493a
-def _check_data(run, files, made):
-    "Raise a `ValueError` if the data of a stage do not match the learner's, which come from `files`"
-    split = SplitCheck()
-    for s,dls in made:
-        if not same_items(dls, run.own): check_files(L(set(image_files(dls)) - set(files)))
-        split(dls, s.size)
-    for s,dls in made: check_same(dls, s.size, run.own)  # after all splits: an unseeded one may change the vocab too
-
-@patch
-def _check_model(self:Run, b, made):
-    "Raise a `ValueError` if the model fails at a size, with batches of the types of `b`"
-    types = [type(o) for o in b]
-    batches = [check_batch(dls, s.size, types, self.own) for s,dls in made]
-    try:
-        tried = [(bs[0], model_fault(self.trial, dls, bs)) for (_,dls),bs in zip(made, batches)]
-        if all(e is None for _,e in tried): return
-        bs = min(get_bs(dls) or 2 for (_,dls),(_,e) in zip(made, tried) if e)
-        own = own_fault(self.trial, bs)
-    except NotCopied as e: return warn(f"{e}: not checking whether the model takes every size")
-    raise_model_faults(tried, own)
-
+# %% ../nbs/07_run.ipynb #62478102
 @patch(as_prop=True)
 def trial(self:Run):
     "The Learner to try as this run trains it"
-    return Trial(self.learn, self.cbs, unfreeze=any(s.fit=='fine_tune' for s in self.plan))
-
-@patch
-def with_shapes(self:Run):
-    "Context in which lazy layers have the shapes that the run will give them"
-    return with_shapes(Trial(self.learn, self.cbs), lambda: self.stage_dls(self.plan[0]))
-
-@contextmanager
-def _way_out():
-    "Add a hint for false alarms to errors, and explain when memory runs out"
-    try: yield
-    except ValueError as e:
-        e.args = (f"{e} (check=False trains without these checks)",)
-        raise
-    except Exception as e:
-        if not is_out_of_memory(e): raise
-        what = str(e).split('\n')[0] or type(e).__name__
-        raise ValueError(f"Memory ran out while checking data and model ({what}): free some, or pass smaller `sizes`"
-                         " or a smaller model") from e
-
-@patch
-def check(self:Run):
-    "Raise a `ValueError` unless data and model suit all stages; learner and random state do not change"
-    with same_random(), bars_like(self.learn), _way_out(), name_unreadable(self.learn):
-        files = image_files(self.own)
-        check_files(files)      # before any is opened
-        b = read_batch(self.own.train, 2, 'the images of `learn.dls.train`')
-        check_images(b)
-        made = [(s,self.stage_dls(s)) for s in self.plan]
-        if self.valid and self.valid not in self.plan.stages: made.append((self.valid, self.dls_at(self.valid)))
-        _check_data(self, files, made)
-        with self.with_shapes():
-            self._check_model(b, made)
-            check_metrics(self.trial)
+    return Trial(self.learn, self.cbs, unfreeze=any(p.freeze is False for p in self.plan.phases))
 
 # %% ../nbs/07_run.ipynb #cf0a34ae
 @patch
@@ -206,8 +136,6 @@ def _loading(self:Run):
             " `learn.validate()`")
 
 @patch
-def _repr_html_(self:Run):
-    loading = re.sub('`(.+?)`', r'<code>\1</code>', self._loading())
-    return f"{self.plan._repr_html_()}<p>{loading}</p>"
+def _table(self:Run, render): return self.plan._table(render)
 @patch
-def __repr__(self:Run): return f"{self.plan}\n{self._loading()}"
+def _lines(self:Run): return [*self.plan._lines(), self._loading()]

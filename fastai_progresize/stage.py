@@ -91,16 +91,3 @@ def share_epochs(n_epoch, shares):
     def _behind(i): return shares[i]*n_epoch - res[i]*sum(shares)
     for _ in range(n_epoch-sum(res)): res[max(range(n), key=_behind)] += 1
     return res
-
-# %% ../nbs/03_stage.ipynb #ac527cc2
-def check_figure(ax, figsize):
-    "Nothing: matplotlib checks"
-def check_bool(name, o):
-    "Nothing: any truth will do"
-def check_table(df, columns, source):
-    "Raise a `ValueError` unless `df` has rows and `columns`"
-    lacks = f"{type(df).__name__} is not a `DataFrame`"
-    if isinstance(df, pd.DataFrame):
-        if len(df) and set(columns)<=set(df.columns): return
-        lacks = f"this table of {len(df)} rows has the columns {list(df.columns)}"
-    raise ValueError(f"{lacks}: pass one from {source}")

@@ -19,6 +19,14 @@ class TableWithText:
 
     def __repr__(self): return '\n'.join([self._table(pd.DataFrame.to_string), *self._lines()])
 
+# %% ../nbs/01_utils.ipynb #eb1637e9
+@contextmanager
+def same_random():
+    "Restore the random state of Python, NumPy and torch when the block ends"
+    states = get_random_states()
+    try: yield
+    finally: set_random_states(**states)
+
 # %% ../nbs/01_utils.ipynb #ea907d89
 def on_rank0(f, *args):
     "Call `f` in the first process, return its result in all; its `ValueError` is raised in all too"

@@ -4,7 +4,9 @@ from unittest.mock import patch as replaced
 from fastai.vision.all import *
 from fastai_progresize.all import *
 from fastai_progresize.args import hw, short_size
-from fastai_progresize.data import same_random, tfms_size
+from fastai_progresize.utils import same_random
+from fastai_progresize.data import tfms_size
+from fastai_progresize.preflight import check_run
 from fastai_progresize.run import Run
 from fastai_progresize.samples import glyphs
 

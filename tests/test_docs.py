@@ -44,10 +44,10 @@ def test_members():
     "The walk finds methods, properties and patches"
     assert {'Learner.fit_progressive','Learner.preflight','Learner.plot_stages','DataLoaders.at_size',
             'DataLoaders.fast','Plan.__init__','Plan.phases','Plan.plot','Plan.to_df','Plan.rel_cost','Plan.stage_at',
-            'Plan.phase_at','Plan.for_learner','Phase.scheds','SplitCheck.__call__','Run.stage_dls','Run.check',
+            'Plan.phase_at','Plan.for_learner','Phase.scheds','SplitCheck.__call__','Run.stage_dls','Run.try_dls',
             'ScaledImage.create','StageRecorder.size_metric','Experiment.dls','Experiment.scaled',
             'Experiment.learner'}<=members.keys()
-    assert {'Plan','Stage','Run','hw','copy_dl','fast_works','presized_file','run_state','try_stage'}<=public.keys()
+    assert {'Plan','Stage','Run','hw','copy_dl','fast_works','presized_file','run_state','try_stage','check_run'}<=public.keys()
     for m in modules.values(): assert set(m.__all__)<=public.keys() | set(vars(m))
 
 def test_what_is_documented():

@@ -273,7 +273,7 @@ def test_a_getter_runs_once_per_item(folder):
     def _get(f): n[f] += 1; return f
     learn = cnn_of(block(get_x=_get).dataloaders(folder, path=folder, **kw))
     n.clear()
-    Run(learn, 3, (24,32,48)).check()
+    check_run(Run(learn, 3, (24,32,48)))
     assert min(n.values())==2 and n.total()<=12*2 + 24      # for files and for keys; two of each batch, 4 for metrics
 
 def test_bar_of_long_checks(capsys):
@@ -447,7 +447,7 @@ class CountingModel(nn.Module):
 def test_losses_and_models_that_count(folder):
     learn = cnn(folder, CountingModel(), loss_func=Counting())
     learn.preflight(**two, seconds=.02)
-    Run(learn, **two).check()
+    check_run(Run(learn, **two))
     learn.validate_sizes((32,48), show_plot=False)
     assert learn.loss_func.n==0 and learn.loss_func.seen==[] and learn.loss_func.mean==0 and learn.model.n==0
     assert learn.loss_func.w.grad is None

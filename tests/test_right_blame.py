@@ -79,7 +79,7 @@ def test_metric_that_fails(sorted_dls, metric, says):
 def test_metric_is_tried_on_a_copy(sorted_dls):
     metric = Stateful()
     learn = learner(sorted_dls, metrics=[metric])
-    Run(learn, **two).check()
+    check_run(Run(learn, **two))
     assert metric.seen==0
     assert quiet_fit(learn).stateful.tolist()==[18,36]
 
@@ -103,7 +103,7 @@ def test_metrics_of_other_learners(sorted_dls):
     learn = learner(sorted_dls, metrics=wrong_shape)
     assert list(learn.preflight(**two, seconds=.02, check=False).df['size'])==[32,48]
     learn.recorder.valid_metrics = False
-    Run(learn, **two).check()
+    check_run(Run(learn, **two))
     learn.recorder.valid_metrics = True
     with pytest.raises(RuntimeError, match='The size of tensor a'): quiet_fit(learn, check=False)
     empty = DataLoaders(sorted_dls.train, sorted_dls.valid.new(sorted_dls.valid_ds.new_empty()))
@@ -494,13 +494,13 @@ def test_no_bar(path, tmp_path, capsys, long_checks, fast):
     "Neither the checks nor the making of copies draw one"
     def _fast(o): return fast if fast is True else dict(cache=tmp_path/o, decoded=fast=='decoded')
     learn = small_learner(get_dls(48, 8, path, num_workers=0))
-    with learn.no_logging(): Run(learn, 2, (32,48), fast=_fast('a')).check()
+    with learn.no_logging(): check_run(Run(learn, 2, (32,48), fast=_fast('a')))
     assert '100.00%' in capsys.readouterr().out          # as wanted
     quiet_fit(learn, fast=_fast('b'))
     with learn.no_bar(): learn.preflight(**two, fast=_fast('b'), seconds=.02)
     assert '%' not in capsys.readouterr().out
     learn.remove_cb(ProgressCallback)
-    Run(learn, 2, (32,48), fast=_fast('c')).check()
+    check_run(Run(learn, 2, (32,48), fast=_fast('c')))
     assert '%' not in capsys.readouterr().out
 
 class Locked(Callback):

@@ -20,8 +20,10 @@ with warnings.catch_warnings():
     from fastai_progresize.apps.book import book_table, experiments, list_experiments, run_experiment
 
 # %% ../../nbs/apps/02_folder.ipynb #99a6bd9d
-def _timm_name(arch):
-    "`arch` if timm is installed and has it"
+def _find_model(arch):
+    "The function that makes the model called `arch`, or its name if timm has it"
+    f = globals().get(arch) or getattr(models, arch, None)
+    if callable(f): return f
     try: import timm
     except ImportError: return
     return arch if timm.is_model(arch) else None
@@ -37,14 +39,11 @@ def folder_learner(
     check_lr(lr)
     if not (is_number(widen) and .05<=widen<=4): raise ValueError(f"widen={widen!r}: pass a number from 0.05 to 4")
     arch = str(arch)
-    f = globals().get(arch)
-    if arch.startswith('xresnet') and callable(f) and not pretrained:
+    f,instead = _find_model(arch),"pass one such as xresnet18, xresnet50 or resnet34"
+    if f is None:
+        raise ValueError(f"arch={arch!r} is not a model of fastai, torchvision or timm (if installed): {instead}")
+    if arch.startswith('xresnet') and not pretrained:
         return Learner(dls, f(n_out=dls.c, widen=widen), loss_func=CrossEntropyLossFlat(), metrics=accuracy, lr=lr)
-    f = f or getattr(models, arch, None) or _timm_name(arch)
-    instead = "pass one such as xresnet18, xresnet50 or resnet34"
-    if not (callable(f) or isinstance(f, str)):
-        raise ValueError(f"arch={arch!r} is not a model of fastai, torchvision or timm (if installed):"
-                         f" {instead}")
     try: return vision_learner(dls, f, pretrained=pretrained, metrics=accuracy, lr=lr)
     except (OSError,torch.OutOfMemoryError): raise      # no connection or no memory
     except Exception as e:
@@ -59,13 +58,17 @@ def _save_run(learn, out):
     learn.plot_stages()[0].figure.savefig(out/'stages.png', dpi=120)
     learn.export(out.absolute()/'learner.pkl')
 
-def _show_prediction(out, file):
-    "Load the exported learner and classify one image"
+def _print_results(learn, res, out):
+    "Print the table `res`, and what the exported learner says of one image"
+    shown = show_runs(res if len(res)>1 else res.drop(columns='time saved')).T      # alone there is nothing to compare
+    print(f"\n\n{shown.to_string()}\n")
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        learn = load_learner(out/'learner.pkl')
-    with learn.no_bar(): pred,_,probs = learn.predict(file)
+        exported = load_learner(out/'learner.pkl')
+    file = learn.dls.valid.items[0]
+    with exported.no_bar(): pred,_,probs = exported.predict(file)
     print(f"The exported learner predicts {pred!r} ({probs.max():.0%}) for {file.name}, which is {file.parent.name!r}")
+    print(f"history.csv, stages.png and learner.pkl are in {out}")
 
 # %% ../../nbs/apps/02_folder.ipynb #fc0b617b
 def _default_bs(n):
@@ -79,12 +82,26 @@ def _own_bs(data, size):
     if bs<64: print(f"Using a batch size of {bs}, as there are only {n} training images\n")
     return bs
 
-def _fixed_size(plan):
-    "As many epochs as `plan`, as many of them with a frozen body, at its final size"
+# %% ../../nbs/apps/02_folder.ipynb #04a8cd66
+def _train(learn, plan, data, preflight, **kwargs):
+    "Train `learn`, after trying all sizes if `preflight`"
+    tried = learn.preflight(plan, get_dls=data) if preflight else None
+    if tried: print(f"Tried before training:\n{tried}\n")
+    print("At growing sizes:")
+    began = perf_counter()
+    with epoch_lines(learn):
+        learn.fit_progressive(tried.plan if tried else plan, get_dls=data, **kwargs)
+    if tried: print(f"\nIt took {perf_counter()-began:.0f} seconds; {tried.seconds:.0f} were predicted")
+
+def _train_fixed(learn, plan, data):
+    "Train `learn` for as many epochs as `plan`, as many of them with a frozen body, at its final size"
     n = sum(s.n_frozen for s in plan)
     frozen = dict(freeze_epochs=n) if plan[0].fit=='fine_tune' else {}
-    return Plan(plan.n_epoch-n if frozen else plan.n_epoch, plan[-1].size, fit=plan.fit, **frozen)
+    fixed = Plan(plan.n_epoch-n if frozen else plan.n_epoch, plan[-1].size, fit=plan.fit, **frozen)
+    print(f"\n\nAt {plan[-1].size} px throughout:")
+    with epoch_lines(learn): learn.fit_progressive(fixed, get_dls=data)
 
+# %% ../../nbs/apps/02_folder.ipynb #be7920c2
 def fit_folder(
     path:Path, # Folder of images
     out:Path, # Folder for the results
@@ -105,29 +122,17 @@ def fit_folder(
     def _learner():
         set_seed(seed)
         return learner(data(final.size, bs))
-    learn,tried = _learner(),None
+    learn = _learner()
     plan = plan.for_learner(learn)
-    if ifnone(preflight, torch.cuda.is_available()):
-        tried = learn.preflight(plan, get_dls=data)
-        plan = tried.plan
-        print(f"Tried before training:\n{tried}\n")
-    print("At growing sizes:")
-    began = perf_counter()
     saved = (out/'run').absolute() if checkpoint or resume else None
-    with epoch_lines(learn): learn.fit_progressive(plan, get_dls=data, checkpoint=saved, resume=resume)
-    if tried: print(f"\nIt took {perf_counter()-began:.0f} seconds; {tried.seconds:.0f} were predicted")
+    _train(learn, plan, data, ifnone(preflight, torch.cuda.is_available()), checkpoint=saved, resume=resume)
     _save_run(learn, out)
     runs = dict(progressive=learn.stage_history)
     if compare:
-        print(f"\n\nAt {final.size} px throughout:")
-        fixed = _learner()
-        with epoch_lines(fixed): fixed.fit_progressive(_fixed_size(plan), get_dls=data)
+        _train_fixed(fixed := _learner(), plan, data)
         runs[f'{final.size} px'] = fixed.stage_history
     res = compare_runs(**runs)
-    shown = show_runs(res if compare else res.drop(columns='time saved')).T      # nothing to compare with
-    print(f"\n\n{shown.to_string()}\n")
-    _show_prediction(out, learn.dls.valid.items[0])
-    print(f"history.csv, stages.png and learner.pkl are in {out}")
+    _print_results(learn, res, out)
     return learn,res
 
 # %% ../../nbs/apps/02_folder.ipynb #5d932c0b

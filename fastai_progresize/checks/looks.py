@@ -11,7 +11,7 @@ __all__ = []
 import zlib
 from time import thread_time
 from fastai.vision.all import *
-from ..data import same_random
+from ..utils import same_random
 from ..load.files import to_bytes
 
 # %% ../../nbs/checks/00_looks.ipynb #7acafc61

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from time import perf_counter
 from torch.nn.parameter import UninitializedBuffer, is_lazy
 from fastai.vision.all import *
-from ..data import copy_dl, probe_batch, same_random
+from ..utils import same_random
+from ..data import copy_dl, probe_batch
 
 # %% ../../nbs/checks/03_trial.ipynb #f0aa8ead
 def _ready_copies(model):

@@ -11,7 +11,7 @@ __all__ = []
 from types import MethodType
 from fastai.vision.all import *
 from .files import dataset_files, is_from, is_untouched
-from ..data import same_random
+from ..utils import same_random
 from .read import ReadImage, ScaledToTensor, reads_scaled
 from .augment import Presize
 

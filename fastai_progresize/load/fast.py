@@ -13,9 +13,9 @@ from copy import copy
 from fastai.vision.all import *
 from fastai.vision import core
 from ..args import check_folder
-from ..stage import check_bool
 from .files import image_files, is_from, is_untouched, reads_as_fastai
-from ..data import copy_dl, same_random, tfms_size
+from ..utils import same_random
+from ..data import copy_dl, tfms_size
 from .pixels import Pixels
 from .cache import default_cache, presize_images
 from .read import ReadImage, ScaledImage, ScaledToTensor, read_scaled
@@ -142,7 +142,6 @@ def _fast_tfms(dl, keep):
 
 # %% ../../nbs/load/06_fast.ipynb #c26df548
 def check_cache(cache, decoded):
-    if decoded is not None: check_bool('decoded', decoded)
     if cache is not None and not isinstance(cache, bool): check_folder('cache', cache)
 
 def fast_loaders(dls, cache=None, decoded=None):

@@ -13,7 +13,7 @@ from fastai.vision.all import *
 from ..args import hw
 from ..schedule import draw_stages
 from ..data import get_bs
-from ..run import RunCallback
+from ..callbacks import RunCallback
 
 # %% ../../nbs/report/00_history.ipynb #b5ebfb2d
 class StageRecorder(RunCallback):
@@ -123,7 +123,7 @@ def plot_stages(self:Learner,
     if any(o not in known for o in metrics):
         raise ValueError(f"metrics={metrics} are not all in the history: choose from {known}")
     plots = [losses] + [[o] for o in metrics]
-    figsize = figsize or (4.5*len(plots), 3)
+    figsize = ifnone(figsize, (4.5*len(plots), 3))
     _,axs = plt.subplots(1, len(plots), figsize=figsize, squeeze=False, layout='constrained')
     spans = [(g.epoch.min(), g.epoch.max()+1, g['size'].iloc[0]) for _,g in df.groupby('stage')]
     for ax,names in zip(axs[0], plots):

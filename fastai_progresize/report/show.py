@@ -10,7 +10,8 @@ __all__ = ['show_stages']
 # %% ../../nbs/report/02_show.ipynb #351e1ad0
 from fastai.vision.all import *
 from ..args import check_count, is_list, short_size
-from ..data import call_get_dls, first_images, probe_batch, same_random
+from ..utils import same_random
+from ..data import call_get_dls, first_images, probe_batch
 
 # %% ../../nbs/report/02_show.ipynb #a05d7dc1
 def _decoded(make, size, n, ds_idx):
@@ -43,7 +44,7 @@ def show_stages(
     if not sizes: raise ValueError("sizes is empty: pass at least one size")
     check_count('n', n, most=100)
     shown = [_decoded(make, o, n, ds_idx) for o in sizes]
-    figsize = figsize or (2.2*len(sizes), 2.2*n)
+    figsize = ifnone(figsize, (2.2*len(sizes), 2.2*n))
     _,axs = plt.subplots(n, len(sizes), figsize=figsize, squeeze=False, layout='constrained')
     for size,items,col in zip(sizes, shown, axs.T):
         for ax,item in zip(col, items): _draw(ax, item)

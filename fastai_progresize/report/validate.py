@@ -13,8 +13,10 @@ from fastai.vision.all import *
 from ..args import check_count, hw
 from ..stage import Stage
 from ..load.files import bars_like, has_bars
-from ..data import image_size, probe_batch, same_random
+from ..utils import same_random
+from ..data import image_size, probe_batch
 from ..run import Run
+from ..preflight import check_run
 from ..checks.trial import Trial
 
 # %% ../../nbs/report/01_validate.ipynb #92005a66
@@ -56,7 +58,7 @@ def validate_sizes(self:Learner,
     check_count('n_batch', n_batch)
     own,rows = image_size(self.dls),{}
     run = Run(self, [Stage(o, 1) for o in L(sizes)], bs=bs, get_dls=get_dls, fast=fast)
-    run.check()
+    check_run(run)
     names = ['valid_loss', *L(self.metrics).attrgot('name')]
     with same_random(), bars_like(self), Trial(self).learner(self.dls) as trial:
         for s in progress_bar(run.plan.stages, leave=False, display=has_bars()):

@@ -12,10 +12,12 @@ import contextlib, io, socket, zipfile
 from fastai.vision.all import *
 from filelock import FileLock, Timeout
 from ..load.files import printable, whole_file
-from ..data import is_empty, probe_batch, same_random
+from ..utils import same_random
+from ..data import is_empty, probe_batch
 from ..utils import on_rank0
-from ..run import RunCallback
-from .state import is_own, lost_attrs, plain, run_state, set_run_state, values_before
+from ..callbacks import RunCallback, repair_best
+from .plain import plain
+from .state import is_own, lost_attrs, run_state, set_run_state, values_before
 from .same import check_plan, run_plan
 from ..checks.trial import NotCopied, fit_trial, has_lazy, repeat_batches
 
@@ -182,16 +184,6 @@ def load_checkpoint(file, plan, resume):
     return state if resume else None
 
 # %% ../../nbs/resume/03_checkpoint.ipynb #5babcdfe
-def mend_best(learn, mend, what):
-    "Warn about best models whose files are missing, and call `mend`"
-    for cb in learn.cbs:
-        if not isinstance(cb, SaveModelCallback) or cb.every_epoch or cb.at_end: continue
-        if cb.best is None or np.isinf(cb.best): continue       # nothing is saved yet
-        file = learn.path/learn.model_dir/f'{cb.fname}.pth'
-        if file.exists() or rank_distrib(): continue
-        warn(f"The best model of `SaveModelCallback`, {file}, is missing: {what}")
-        mend(cb)
-
 def _forget_best(cb): cb.best = math.inf if cb.comp==np.less else -math.inf
 
 @contextmanager
@@ -213,7 +205,7 @@ def _continue(learn, saver, resize):
     learn.epoch = state['epoch']-1
     if state['epoch']: resize.before_epoch()
     with _or_as_it_was(learn, saver.file): set_run_state(learn, state)
-    mend_best(learn, _forget_best, "the best of the remaining epochs will be saved")
+    repair_best(learn, _forget_best, "the best of the remaining epochs will be saved")
     state.clear()       # its values are copied, so free the memory
     return start
 
@@ -286,7 +278,7 @@ def checkpointing(run, name, resume, cbs, **settings):
                          " the model with a batch first, as in `learn.model(learn.dls.one_batch()[0])`")
     file = checkpoint_file(run.learn, name)
     with same_random():
-        dls = run.stage_dls(run.plan[0])
+        dls = run.try_dls(run.plan[0])
         settings.update(stages=[_describe(run.plan, s) for s in run.plan], phases=list(map(str, run.plan.phases)),
                         valid_size=run.valid and run.valid.size, fast=str(run.fast))
         plan = plain(run_plan(run.learn, dls, cbs, **settings))

@@ -8,62 +8,13 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/resume/state.html.md
 __all__ = []
 
 # %% ../../nbs/resume/01_state.ipynb #47e9a403
-from datetime import datetime
 from enum import Enum
 from fastai.vision.all import *
 from fastai.callback.core import _events
 from fastai.callback.training import GradientAccumulation
 from ..load.files import whole_file
 from ..utils import all_ranks
-
-# %% ../../nbs/resume/01_state.ipynb #598806a9
-_kind = 'fastai_progresize kind'
-_kinds = dict(array=(ndarray, lambda o: torch.from_numpy(np.ascontiguousarray(o)), Tensor.numpy),
-              Timestamp=(pd.Timestamp, str, pd.Timestamp),
-              datetime=(datetime, datetime.isoformat, datetime.fromisoformat),
-              frozenset=(frozenset, list, frozenset),
-              deque=(collections.deque, list, collections.deque))
-
-def _is_plain_array(o): return not isinstance(o, ndarray) or o.dtype.kind in 'biufc'     # of numbers
-
-def plain(o):
-    "Convert `o` to plain types: NumPy's numbers to Python's, `L` to lists... Raises `ValueError` for other types"
-    if isinstance(o, Tensor): return o.detach().as_subclass(Tensor)
-    if isinstance(o, np.generic): o = o.item()
-    if o is None or type(o) in (int,float,bool,str,bytes): return o
-    if isinstance(o, str): return str(o)
-    for k,(t,encode,_) in _kinds.items():
-        if isinstance(o, t) and _is_plain_array(o): return {_kind:k, 'value':plain(encode(o))}
-    if isinstance(o, dict): return {plain(k): plain(v) for k,v in o.items()}
-    if isinstance(o, set): return set(map(plain, o))
-    if isinstance(o, tuple): return tuple(map(plain, o))
-    if isinstance(o, (list,L)): return list(map(plain, o))
-    if isinstance(o, Path): return str(o)
-    raise ValueError(f"A {type(o).__name__} cannot be kept in a checkpoint: keep tensors, arrays, numbers, strings, and"
-                     " lists, tuples, sets and dicts of them")
-
-def as_it_was(o):
-    "The reverse of `plain`: arrays and the like get their own types back"
-    if isinstance(o, dict) and _kind in o: return _kinds[o[_kind]][2](as_it_was(o['value']))
-    if isinstance(o, dict): return {k: as_it_was(v) for k,v in o.items()}
-    return type(o)(map(as_it_was, o)) if type(o) in (list,tuple,set) else o
-
-# %% ../../nbs/resume/01_state.ipynb #dafdef2b
-def random_state()->dict:
-    "fastai's `get_random_states` as plain values"
-    res = get_random_states()
-    name,keys,*rest = res['numpy_state']
-    keys = torch.from_numpy(keys.astype(np.int64))      # uint32 cannot be sent to other processes
-    return plain({**res, 'numpy_state': (name, keys, *rest)})
-
-def set_random_state(state):
-    "Restore the random generators"
-    name,keys,*rest = state['numpy_state']
-    numpy_state = name,keys.cpu().numpy().astype(np.uint32),*rest
-    cuda = [o.cpu() for o in state['torch_cuda_state']]
-    if len(cuda)!=torch.cuda.device_count(): cuda = torch.cuda.get_rng_state_all()      # it is from another machine
-    set_random_states(**{**state, 'numpy_state': numpy_state, 'torch_state': state['torch_state'].cpu(),
-                         'torch_cuda_state': cuda})
+from .plain import from_plain, plain, random_state, set_random_state
 
 # %% ../../nbs/resume/01_state.ipynb #1d6f654c
 _kept = {TrackerCallback:('best','wait'), GradientAccumulation:('count',), Recorder:('lrs','losses','iters','values'),
@@ -284,7 +235,7 @@ def values_before(learn, cbs=None):
 
 def set_run_state(learn, state):
     "Put `learn` at the end of the epoch of `state`"
-    state,model = as_it_was(state),get_model(learn.model)
+    state,model = from_plain(state),get_model(learn.model)
     device = next(model.parameters()).device
     saved = first(v.device for v in state['model'].values() if isinstance(v, Tensor))
     put = noop if saved.type==device.type else partial(to_device, device=device)
