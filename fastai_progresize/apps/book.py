@@ -14,10 +14,9 @@ from fastai.vision.all import *
 from ..args import check_folder, check_outside, check_workers, is_count, is_number
 from ..stage import Stage
 from ..plan import Plan
-from ..load.files import warn_once, whole_file
 from ..load.augment import get_presize
 from ..load.folder import check_sides, get_dls, imagenette, seeded_split
-from ..utils import same_random
+from ..utils import same_random, warn_once, whole_file
 from ..run import Run
 from ..learner import fit_run
 from .log import epoch_lines
