@@ -36,11 +36,9 @@ def _feed(h, o):
         for v in o: _feed(h, v)
     elif isinstance(o, bytes): h.update(o)
     elif o is None or isinstance(o, (str,Path,Number,np.generic)): h.update(to_bytes(f'{o} '))
-    else: h.update(_other(o))
-
-def _other(o):
-    try: return pickle.dumps(o)
-    except Exception: return f'{type(o).__name__} at {id(o)}'.encode()
+    else:
+        try: h.update(pickle.dumps(o))
+        except Exception: h.update(f'{type(o).__name__} at {id(o)}'.encode())
 
 def content_key(o):
     "A key from the content of `o`"

@@ -141,12 +141,12 @@ def _fast_tfms(dl, keep):
                 after_batch=Pipeline(batches, split_idx=batch.split_idx))
 
 # %% ../../nbs/load/06_fast.ipynb #c26df548
-def check_cache(cache, decoded):
+def check_cache(cache):
     if cache is not None and not isinstance(cache, bool): check_folder('cache', cache)
 
 def fast_loaders(dls, cache=None, decoded=None):
     "The images of `dls`, as sharp, loaded at a cost proportional to their pixels; `dls` where that does not work"
-    check_cache(cache, decoded)
+    check_cache(cache)
     if not fast_works(): return dls
     if cache is None and decoded is None: cache,decoded = _own_copies(dls)
     keep = 1. if cache or decoded else None

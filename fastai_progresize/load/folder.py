@@ -131,7 +131,7 @@ def get_dls(
     check_count('bs', bs)
     check_workers(num_workers)
     check_seed(seed)
-    check_cache(cache, decoded)
+    check_cache(cache)
     _check_source(path, dblock, min_scale, verify)
     if isinstance(path, str): path = Path(path)
     item_tfm = _presize_tfm(size, presize, min_scale, cache or decoded)
