@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from fastai.vision.all import *
 from fastai_progresize.all import *
 from fastai_progresize.apps.book import Experiment, run_experiment, same_epochs, same_seconds
-from fastai_progresize.load.files import whole_file
+from fastai_progresize.utils import whole_file
 from fastai_progresize.samples import glyphs
 
 here = Path(__file__).parent

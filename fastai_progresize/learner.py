@@ -13,10 +13,10 @@ from fastai.vision.all import *
 from fastai.callback.training import GradientAccumulation
 from fastcore.imports import IN_NOTEBOOK
 from .args import Invalid, check_names, is_number
-from .utils import on_rank0, one_logs
+from .utils import on_rank0, one_logs, printable, warn_once
 from .schedule import fits
 from .plan import Plan
-from .load.files import name_unreadable, printable, warn_once
+from .load.files import name_unreadable
 from .run import Run
 from .preflight import check_run, fit_memory
 from .callbacks import ProgressiveResize, ProgressiveSchedule, StageAccumulation, StageMix, mixes

@@ -18,7 +18,7 @@ from .schedule import Phase, draw_stages, first_epochs, fits, run_phases
 from .stage import Stage
 from .load.files import name_unreadable
 from .data import get_bs, image_size, is_frozen, learner_lr
-from .plan_args import Known, asked_fit, checked_args, first_fit, sized_stages, with_aug, with_values
+from .plan_args import Known, asked_fit, checked_args, first_fit, sized_stages, add_aug, with_values
 
 # %% ../nbs/06_plan.ipynb #534d6ab8
 class Plan(TableWithText):
@@ -50,7 +50,8 @@ class Plan(TableWithText):
     def __iter__(self): return iter(self.stages)
     def __len__(self): return len(self.stages)
     def __getitem__(self, i): return self.stages[i]
-    def __eq__(self, other): return isinstance(other, Plan) and (self.args,self.known)==(other.args,other.known)
+    def __eq__(self, other): return isinstance(other, Plan) and self._trains()==other._trains()
+    def _trains(self): return {**vars(self), 'known':self.auto_bs, 'args':self.known.frozen is None and self.args}
 
 def _same(n_epoch, **kwargs):
     "What the plan `n_epoch` is made of, if there are no other arguments beside it"
@@ -73,17 +74,16 @@ def _derive(self:Plan, args, known):
     is_one = self.single and not is_list(args.lr_max)
     self.lr = ifnone(args.lr_max, known.lr) if is_one else None
     stages = with_values(sized_stages(args, known.size), args.bs, None if is_one else args.lr_max)
-    stages = self._with_fits(with_aug(stages, args.aug))
+    stages = self._with_fits(add_aug(stages, args.aug))
     self.stages = tuple(self._with_known(i, s) for i,s in enumerate(stages))
     self._check_used()
 
 @patch
 def _with_known(self:Plan, i, s):
     "Stage number `i` with the bs and lr of the learner where it has none, and with the bs that fits"
-    known = self.known
-    s = replace(s, bs=ifnone(s.bs, known.bs))
-    if not self.single: s = replace(s, lr=ifnone(s.lr, _later_lr(known.lr) if i else known.lr))
-    bs = (known.fitting or {}).get((s.size,s.bs), s.bs)
+    s,lr = replace(s, bs=ifnone(s.bs, self.known.bs)),self.known.lr
+    if not self.single: s = replace(s, lr=ifnone(s.lr, _later_lr(lr) if i else lr))
+    bs = (self.known.fitting or {}).get((s.size,s.bs), s.bs)
     return s if bs==s.bs else replace(s, bs=bs, n_acc=s.n_acc or s.bs)
 
 def _later_lr(lr):

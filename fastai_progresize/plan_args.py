@@ -86,7 +86,7 @@ def _growing(sizes):
                       Either(", or a list of `Stage`s, which may shrink"))
     return sizes
 
-def with_aug(stages, aug):
+def add_aug(stages, aug):
     "`stages` with the strength of augmentation rising from the first of `aug` to the last"
     if aug is None: return stages
     if not (is_list(aug) and len(aug)==2):

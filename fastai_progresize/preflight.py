@@ -14,9 +14,9 @@ from dataclasses import replace
 from time import perf_counter
 from fastai.vision.all import *
 from .args import Either, Invalid, check_names, check_positive, short_size
-from .utils import TableWithText, on_rank0, same_random
+from .utils import TableWithText, bars_like, on_rank0, same_random, warn_once
 from .plan import Plan
-from .load.files import bars_like, check_files, image_files, name_unreadable, warn_once
+from .load.files import check_files, image_files, name_unreadable
 from .data import check_images, get_bs
 from .run import Run
 from .checks.split import SplitCheck, same_items

@@ -12,10 +12,9 @@ from copy import copy
 from dataclasses import replace
 from fastai.vision.all import *
 from .args import Invalid, check_names, hw
-from .utils import TableWithText, same_random
+from .utils import TableWithText, bars_like, same_random
 from .stage import Stage
 from .plan import Plan
-from .load.files import bars_like
 from .data import call_get_dls, check_not_empty, get_bs, image_size
 from .load.fast import fast_loaders
 from .aug import aug_loaders

@@ -1,4 +1,4 @@
-"""Train in several processes
+"""Random state, progress bars, warnings, whole files, several processes
 
 Docs: https://fastai-progresize.github.io/fastai_progresize/utils.html.md"""
 
@@ -8,7 +8,11 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/utils.html.md"""
 __all__ = []
 
 # %% ../nbs/01_utils.ipynb #d71c7939
+import functools, warnings
+from contextvars import ContextVar
+from time import perf_counter
 from fastai.vision.all import *
+from fastcore.xtras import atomic_save
 
 # %% ../nbs/01_utils.ipynb #c1e5ea36
 class TableWithText:
@@ -26,6 +30,70 @@ def same_random():
     states = get_random_states()
     try: yield
     finally: set_random_states(**states)
+
+# %% ../nbs/01_utils.ipynb #38031c07
+_bars = ContextVar('bars', default=True)
+
+def has_bars()->bool:
+    "Are progress bars wanted?"
+    return _bars.get()
+
+@contextmanager
+def bars_like(learn):
+    "In the block, draw progress bars only if `learn` does, so not within its `no_bar`"
+    token = _bars.set(has_bars() and any(isinstance(o, ProgressCallback) for o in learn.cbs))
+    try: yield
+    finally: _bars.reset(token)
+
+def bar_if_long(items, seconds=5.):
+    "Yield `items`, with a progress bar if they take longer than `seconds`"
+    began,n,bar = perf_counter(),len(items),None
+    for i,o in enumerate(items, 1):
+        yield o
+        so_far = perf_counter()-began
+        if bar is None and has_bars() and so_far>1 and so_far*n/i>seconds:
+            bar = progress_bar(range(n), leave=False)
+            bar.update(0)
+        if bar: bar.update(i)
+
+# %% ../nbs/01_utils.ipynb #d8a3b916
+@contextmanager
+def warn_once():
+    "Show a warning that is raised again in the block, or in a process that it starts, only once"
+    own,shown = warnings.showwarning,set()
+    def _show(message, category, *args, **kwargs):
+        if (key := (category,str(message))) in shown: return
+        shown.add(key)
+        own(message, category, *args, **kwargs)
+    warnings.showwarning = _show
+    try: yield
+    finally: warnings.showwarning = own
+
+# %% ../nbs/01_utils.ipynb #4379ea7c
+def to_bytes(text):
+    "`text` as bytes to hash, also a file name that is not UTF-8, which Python keeps in surrogates"
+    return text.encode(errors='surrogatepass')
+
+def printable(text):
+    "`text` for `print`, which cannot write such names"
+    return text.encode(errors='backslashreplace').decode()
+
+# %% ../nbs/01_utils.ipynb #8ba69f49
+@functools.cache
+def _file_mode():
+    "Permissions of a new file"
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask
+
+@contextmanager
+def whole_file(file, **kwargs):
+    "A temporary file that is renamed to `file` when complete; if the block fails, an older one is unchanged"
+    with atomic_save(file, **kwargs) as f:
+        yield f
+        f.flush()
+        os.fsync(f.fileno())
+        os.fchmod(f.fileno(), _file_mode())
 
 # %% ../nbs/01_utils.ipynb #ea907d89
 def on_rank0(f, *args):

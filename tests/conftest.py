@@ -1,7 +1,7 @@
 import matplotlib; matplotlib.use('agg')
 import csv, os, pytest, torch
 from pathlib import Path
-from fastai_progresize.load.fast import get_dls
+from fastai_progresize.load.folder import get_dls
 from fastai_progresize.samples import glyphs
 
 torch.backends.cudnn.deterministic = True      # bit-identical on a GPU too

@@ -2,7 +2,7 @@
 import pytest, shutil
 from contextlib import contextmanager
 from helpers import *
-from fastai_progresize.load.fast import folder_block
+from fastai_progresize.load.folder import folder_block
 
 def state(learn):
     opt,model = learn.opt,learn.model

@@ -277,10 +277,10 @@ def test_a_getter_runs_once_per_item(folder):
     assert min(n.values())==2 and n.total()<=12*2 + 24      # for files and for keys; two of each batch, 4 for metrics
 
 def test_bar_of_long_checks(capsys):
-    from fastai_progresize.load.files import bar_if_long
+    from fastai_progresize.utils import bar_if_long
     assert list(bar_if_long(range(5)))==list(range(5)) and capsys.readouterr().out==''
     from unittest.mock import patch
-    with patch('fastai_progresize.load.files.perf_counter', lambda t=itertools.count(0., 2.): next(t)):
+    with patch('fastai_progresize.utils.perf_counter', lambda t=itertools.count(0., 2.): next(t)):
         assert list(bar_if_long(range(5)))==list(range(5))
     assert '100.00%' in capsys.readouterr().out
 

@@ -55,7 +55,7 @@ def lines(): return sum(len(f.read_text().splitlines()) for f in files)
 def characters(): return sum(len(f.read_text()) for f in files)
 
 reached = dict(lines=5923, characters=288619, patched_elsewhere=0, side_effects=0,
-               long_cells=20, cells_in_a_row=0, long_modules=2, wide_lines=0)
+               long_cells=17, cells_in_a_row=0, long_modules=1, wide_lines=0)
 
 @pytest.mark.parametrize('what', reached)
 def test_does_not_grow(what):

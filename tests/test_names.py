@@ -9,8 +9,8 @@ names = ['Checkpoint', 'Plan', 'Preflight', 'ProgressiveResize', 'ProgressiveSch
          'show_stages']
 
 order = ['args', 'utils', 'schedule', 'stage', 'load.files', 'data', 'plan_args', 'plan', 'load.pixels',
-         'load.cache', 'load.read', 'load.augment', 'load.batches', 'load.fast', 'aug', 'checks.looks', 'checks.split',
-         'checks.trial', 'checks.task', 'run', 'preflight', 'callbacks', 'report.history', 'report.validate',
+         'load.cache', 'load.read', 'load.augment', 'load.batches', 'load.fast', 'load.folder', 'aug', 'checks.looks',
+         'checks.split', 'checks.trial', 'checks.task', 'run', 'preflight', 'callbacks', 'report.history', 'report.validate',
          'report.show', 'resume.plain', 'resume.state', 'resume.same', 'resume.checkpoint', 'learner', 'all', 'samples',
          'apps.log', 'apps.book', 'apps.folder', 'apps.commands']
 

@@ -165,7 +165,9 @@ def test_minutes_trains(path):
 def test_bad_minutes(path, args, says):
     with pytest.raises(ValueError, match=re.escape(says)): learner(path).preflight(**args)
 
-def _times(model, loading): return dict(model=model, loading=loading, epoch=max(model, loading), memory=1.)
+def _times(model, loading):
+    epoch = max(model, loading)
+    return Timing(model=model, loading=loading, epoch=epoch, first=epoch, memory=1.)
 
 def test_not_worth_it():
     "Where an epoch at a smaller size takes most of one at the last, it says why; where it follows the pixels, nothing"

@@ -487,7 +487,7 @@ def test_stream_without_a_length():
 @pytest.fixture
 def long_checks(monkeypatch):
     "Ten seconds between any two looks at the clock"
-    monkeypatch.setattr('fastai_progresize.load.files.perf_counter', lambda t=itertools.count(0., 10.): next(t))
+    monkeypatch.setattr('fastai_progresize.utils.perf_counter', lambda t=itertools.count(0., 10.): next(t))
 
 @pytest.mark.parametrize('fast', [True,'cache','decoded'])
 def test_no_bar(path, tmp_path, capsys, long_checks, fast):

@@ -14,10 +14,9 @@ from fastai.vision.all import *
 from ..args import check_folder, check_outside, check_workers, is_count, is_number
 from ..stage import Stage
 from ..plan import Plan
-from ..load.files import warn_once, whole_file
 from ..load.augment import get_presize
-from ..load.fast import check_sides, get_dls, seeded_split
-from ..utils import same_random
+from ..load.folder import check_sides, get_dls, imagenette, seeded_split
+from ..utils import same_random, warn_once, whole_file
 from ..run import Run
 from ..learner import fit_run
 from .log import epoch_lines
@@ -51,18 +50,6 @@ class Experiment:
     def plan(self):
         "The plan of its run, which starts from scratch"
         return Plan(self.stages, lr_max=self.lr_max, fit=self.fit).filled(frozen=False)
-
-# %% ../../nbs/apps/01_book.ipynb #454079a8
-def imagenette(url=URLs.IMAGENETTE):
-    "Imagenette, downloaded on first use. Raises `ValueError` if it cannot be downloaded or is incomplete"
-    name,instead = Path(url).name,"pass the folder of a copy as `path`, or train on the letters of `glyphs()`"
-    try: path = untar_data(url)
-    except Exception as e:
-        raise ValueError(f"{name} could not be downloaded ({type(e).__name__}: {e}): {instead}") from e
-    n = len(get_image_files(path))
-    if n==13394: return path
-    raise ValueError(f"{path} holds {n} of the 13394 images of {name}: remove that folder to download it again,"
-                     f" or {instead}")
 
 # %% ../../nbs/apps/01_book.ipynb #c79832ee
 def _files(path, n=None):

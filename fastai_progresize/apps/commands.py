@@ -112,7 +112,7 @@ def progresize_demo(
 ):
     "Draw sample images, train on them at growing sizes and at the final size throughout, and compare"
     sizes = _sizes(sizes)
-    from fastai_progresize.load.files import warn_once
+    from fastai_progresize.utils import warn_once
     from fastai_progresize.apps.folder import run_demo
     from fastai_progresize.apps.log import bars_in_terminal
     with bars_in_terminal(), warn_once():
@@ -150,7 +150,7 @@ def progresize_fit(
     "Train a classifier on a folder of images at growing sizes"
     sizes,epochs = _sizes(sizes),_epochs(epochs)
     from fastai_progresize.plan import Plan
-    from fastai_progresize.load.files import warn_once
+    from fastai_progresize.utils import warn_once
     from fastai_progresize.apps.folder import fit_folder, folder_learner, partial
     from fastai_progresize.apps.log import bars_in_terminal
     plan = Plan(epochs, sizes, size=None if sizes else 224, bs=bs, fit=fit)
@@ -186,7 +186,7 @@ def progresize_book(
         raise ValueError(f"--{next(iter(given))} is for experiments: pass their names too, such as ch07_progressive;"
                          " progresize-book alone lists them")
     if samples and path: raise ValueError(f"--samples and --path {path}: pass only one of them")
-    from fastai_progresize.load.files import warn_once
+    from fastai_progresize.utils import warn_once
     from fastai_progresize.apps.folder import run_book, show_book
     from fastai_progresize.apps.log import bars_in_terminal
     if not names: return print(show_book())

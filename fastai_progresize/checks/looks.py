@@ -11,8 +11,8 @@ __all__ = []
 import zlib
 from time import thread_time
 from fastai.vision.all import *
-from ..utils import same_random
-from ..load.files import to_bytes
+from ..utils import same_random, to_bytes
+
 
 # %% ../../nbs/checks/00_looks.ipynb #7acafc61
 side = 16       # px

@@ -10,7 +10,8 @@ __all__ = []
 # %% ../../nbs/checks/01_split.ipynb #87edf10e
 import hashlib, pickle
 from fastai.vision.all import *
-from ..load.files import bar_if_long, dataset_files, item_rows, opens_files, to_bytes
+from ..utils import bar_if_long, to_bytes
+from ..load.files import dataset_files, item_rows, opens_files
 from .looks import LookalikeCheck, Sample
 
 # %% ../../nbs/checks/01_split.ipynb #4f86eb1b
@@ -35,11 +36,9 @@ def _feed(h, o):
         for v in o: _feed(h, v)
     elif isinstance(o, bytes): h.update(o)
     elif o is None or isinstance(o, (str,Path,Number,np.generic)): h.update(to_bytes(f'{o} '))
-    else: h.update(_other(o))
-
-def _other(o):
-    try: return pickle.dumps(o)
-    except Exception: return f'{type(o).__name__} at {id(o)}'.encode()
+    else:
+        try: h.update(pickle.dumps(o))
+        except Exception: h.update(f'{type(o).__name__} at {id(o)}'.encode())
 
 def content_key(o):
     "A key from the content of `o`"
@@ -106,15 +105,6 @@ def same_items(dls, other):
     a,b = ([getattr(first_input(o, i), 'items', None) for i in range(len(o.loaders[:2]))] for o in (dls,other))
     return len(a)==len(b) and all(x is y and x is not None for x,y in zip(a, b))
 
-def _files(ds):
-    "The image files of a dataset, one per item; None if not known"
-    if isinstance(ds, TfmdLists): return dataset_files(ds)
-    if isinstance(ds, torch.utils.data.Subset):
-        files = _files(ds.dataset)
-        return files and [files[i] for i in ds.indices]
-    samples = getattr(ds, 'samples', None)      # torchvision's
-    is_files = isinstance(samples, list) and all(isinstance(o, tuple) and isinstance(o[0], str) for o in samples)
-    return [o[0] for o in samples] if is_files else None
 
 # %% ../../nbs/checks/01_split.ipynb #690a1efb
 fix_stages = ("Fix the split: `splitter=RandomSplitter(seed=42)` in the `DataBlock` of `get_dls`, or any other that is"
@@ -132,7 +122,7 @@ class SplitCheck:
         if self.last and same_items(dls, self.last): return
         self.last = dls
         dsets = [first_input(dls, i) for i in (0,1)]
-        files = [_files(o) for o in dsets]
+        files = [dataset_files(o) for o in dsets]
         self._check_keys(*(_true_keys(dls, *o) for o in zip(dsets, files)), size)
         if found := self.lookalikes.add(*(Sample(*o, size) for o in zip(dsets, files))):
             raise ValueError(f"Leak: {found}. {fix_stages if len(self.lookalikes.train)>1 else fix_own}")

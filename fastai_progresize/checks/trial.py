@@ -86,11 +86,7 @@ class Trial:
     learn:Learner
     cbs:list=None # The run's own
     unfreeze:bool=False # Does the run unfreeze it?
-
-    @property
-    def all_cbs(self):
-        "The callbacks of a run"
-        return [*self.learn.cbs, *L(self.cbs)]
+    def __post_init__(self): self.all_cbs = [*self.learn.cbs, *L(self.cbs)]
 
     @contextmanager
     def learner(self, dls, own=True):

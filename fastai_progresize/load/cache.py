@@ -13,7 +13,8 @@ from io import BytesIO
 from fastai.vision.all import *
 from ..args import check_count
 from filelock import FileLock
-from .files import check_regular, file_fault, has_bars, is_of_process, raise_faults, reason, whole_file
+from ..utils import has_bars, whole_file
+from .files import check_regular, file_fault, is_resource_error, raise_faults, reason
 from .pixels import Pixels, disk_errors, disk_faults, source_key
 
 # %% ../../nbs/load/01_cache.ipynb #6fb9c4cc
@@ -47,7 +48,7 @@ def _fault(fn, copy_it):
     "Why `copy_it` cannot read `fn`; None if it can"
     try: copy_it(fn)
     except Exception as e:
-        if is_of_process(e) or getattr(e, 'errno', None) in disk_errors: raise
+        if is_resource_error(e) or getattr(e, 'errno', None) in disk_errors: raise
         return reason(e, fn)
 
 def _source_files(path):

@@ -8,16 +8,14 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/load/files.html.md""
 __all__ = ['find_faults']
 
 # %% ../../nbs/load/00_files.ipynb #376a8322
-import errno, functools, traceback, warnings
-from contextvars import ContextVar
+import errno, functools, traceback
 from stat import S_ISREG
-from time import perf_counter
 from fastai.vision.all import *
 from fastai.vision import core
 from concurrent.futures import ThreadPoolExecutor      # fastcore's prints errors
-from fastcore.xtras import atomic_save
+from ..utils import bar_if_long
 
-# %% ../../nbs/load/00_files.ipynb #81656762
+# %% ../../nbs/load/00_files.ipynb #0b88b11e
 _marks = ((b'\xff\xd8\xff', b'\xff\xd9'), (b'\x89PNG', b'IEND'))      # how a JPEG and a PNG begin and end
 
 def _may_be_huge(start, n):
@@ -26,7 +24,7 @@ def _may_be_huge(start, n):
     if start.startswith(b'\x89PNG'): return int.from_bytes(start[16:20])*int.from_bytes(start[20:24])>most
     return n>most/512       # 64 pixels of a JPEG take at least one bit
 
-def _looks(file):
+def _look_whole(file):
     "Does `file` look whole, and is it worth opening to count its pixels?"
     with open(file, 'rb') as f:
         start,n = f.read(24),f.seek(0, 2)
@@ -34,90 +32,46 @@ def _looks(file):
         end = f.read()
     return any(start.startswith(a) and b in end for a,b in _marks),_may_be_huge(start, n)
 
+# %% ../../nbs/load/00_files.ipynb #87eb0b75
 def reason(e, file):
     "The message of `e`, without the name of the file"
     return str(e).replace(repr(str(file)), 'it') or type(e).__name__
-
-def to_bytes(text):
-    "`text` as bytes to hash, also a file name that is not UTF-8, which Python keeps in surrogates"
-    return text.encode(errors='surrogatepass')
-
-def printable(text):
-    "`text` for `print`, which cannot write such names"
-    return text.encode(errors='backslashreplace').decode()
 
 def check_regular(file):
     "Raise an `OSError` if `file` is a pipe, a device or a folder, as opening a pipe blocks"
     if not S_ISREG(os.stat(file).st_mode): raise OSError("it is not a regular file")
 
-_of_process = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+_resource_errors = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
-def is_of_process(e):
+def is_resource_error(e):
     "Is the process out of memory or open files, so that the file is not to blame?"
-    return isinstance(e, MemoryError) or getattr(e, 'errno', None) in _of_process
+    return isinstance(e, MemoryError) or getattr(e, 'errno', None) in _resource_errors
 
 def file_fault(file, whole=False):
     "Why `file` cannot be read as an image"
     try:
         check_regular(file)
-        looks_whole,may_be_huge = _looks(file)
+        looks_whole,may_be_huge = _look_whole(file)
         if not whole and looks_whole and not may_be_huge: return
         with Image.open(file) as im:
             if not whole and (looks_whole or im.format not in ('JPEG','PNG')): return
             im.draft(im.mode, (32,32))
             im.load()
     except Exception as e:
-        if is_of_process(e): raise
+        if is_resource_error(e): raise
         return reason(e, file)
 
+# %% ../../nbs/load/00_files.ipynb #6c2765c1
 @functools.lru_cache(None)
 def _whole_fault(file, mtime, size): return file_fault(file, whole=True)
 
-def _fault(file, whole):
+def _known_fault(file, whole):
     if not whole: return file_fault(file)
     try: st = os.stat(file)
     except OSError as e: return str(e)
     return _whole_fault(str(file), st.st_mtime_ns, st.st_size)
 
-def _faults(files, whole): return [(str(f),o) for f in files if (o := _fault(f, whole))]
-
-# %% ../../nbs/load/00_files.ipynb #38031c07
-_bars = ContextVar('bars', default=True)
-
-def has_bars()->bool:
-    "Are progress bars wanted?"
-    return _bars.get()
-
-@contextmanager
-def bars_like(learn):
-    "In the block, draw progress bars only if `learn` does, so not within its `no_bar`"
-    token = _bars.set(has_bars() and any(isinstance(o, ProgressCallback) for o in learn.cbs))
-    try: yield
-    finally: _bars.reset(token)
-
-def bar_if_long(items, seconds=5.):
-    "Yield `items`, with a progress bar if they take longer than `seconds`"
-    began,n,bar = perf_counter(),len(items),None
-    for i,o in enumerate(items, 1):
-        yield o
-        so_far = perf_counter()-began
-        if bar is None and has_bars() and so_far>1 and so_far*n/i>seconds:
-            bar = progress_bar(range(n), leave=False)
-            bar.update(0)
-        if bar: bar.update(i)
-
-# %% ../../nbs/load/00_files.ipynb #d8a3b916
-@contextmanager
-def warn_once():
-    "Show a warning that is raised again in the block, or in a process that it starts, only once"
-    own,shown = warnings.showwarning,set()
-    def _show(message, category, *args, **kwargs):
-        if (key := (category,str(message))) in shown: return
-        shown.add(key)
-        own(message, category, *args, **kwargs)
-    warnings.showwarning = _show
-    try: yield
-    finally: warnings.showwarning = own
+def _faults(files, whole): return [(str(f),o) for f in files if (o := _known_fault(f, whole))]
 
 # %% ../../nbs/load/00_files.ipynb #a87d5a99
 def find_faults(
@@ -202,7 +156,7 @@ def _read_column(df, t):
     if not isinstance(column, pd.Series) or not len(df): return
     return [t._do_one({c:o}, c) for o in column.astype(df.iloc[0].dtype)]      # numbers as in a row
 
-# %% ../../nbs/load/00_files.ipynb #eee1b8a3
+# %% ../../nbs/load/00_files.ipynb #a4be8756
 def wrapped(t):
     "The function that `t` wraps"
     if type(t) is not Transform or 'decodes' in vars(t): return
@@ -216,6 +170,7 @@ def opens_files(t):
     cls = getattr(create, '__self__', None)
     return isinstance(cls, type) and issubclass(cls, PILBase) and reads_as_fastai(create)
 
+# %% ../../nbs/load/00_files.ipynb #0e5ec03c
 def item_rows(items):
     "Iterate over `items` as fastai gets them"
     if isinstance(items, pd.DataFrame): return _rows(items)
@@ -229,13 +184,24 @@ def _read_items(tl, tfms):
     items,tfms = (item_rows(tl.items),tfms) if column is None else (column,tfms[1:])
     return (compose_tfms(o, tfms) for o in items)
 
-def dataset_files(tl):
-    "The image files that the items of `tl` are read from"
+def _opened_files(tl):
+    "What the first of the transforms of `tl` that opens files gets from each item"
     i = first(i for i,f in enumerate(tl.tfms.fs) if opens_files(f))
     if i is None or not len(tl.items): return
     paths = _read_items(tl, tl.tfms.fs[:i])
     one = next(paths)
     if isinstance(one, (str,Path)): return [str(one), *map(str, paths)]
+
+# %% ../../nbs/load/00_files.ipynb #69b63146
+def dataset_files(ds):
+    "The image files that the items of a dataset are read from, one per item; None if not known"
+    if isinstance(ds, torch.utils.data.Subset):
+        files = dataset_files(ds.dataset)
+        return files and [files[i] for i in ds.indices]
+    if isinstance(ds, TfmdLists): return _opened_files(ds)
+    samples = getattr(ds, 'samples', None)      # torchvision's
+    is_files = isinstance(samples, list) and all(isinstance(o, tuple) and isinstance(o[0], str) for o in samples)
+    return [o[0] for o in samples] if is_files else None
 
 def image_files(dls, n_parts=None):
     "The image files that the items of `dls` are read from"
@@ -253,7 +219,7 @@ def name_unreadable(learn):
             except ValueError as found: raise found from e
         raise
 
-# %% ../../nbs/load/00_files.ipynb #a1fedacf
+# %% ../../nbs/load/00_files.ipynb #70a011ef
 def _path_getters(dblock):
     "For each part of the items of `dblock` that is read from a file: what gets its path"
     res = [Pipeline(dblock.getters[0])]
@@ -268,6 +234,7 @@ def all_files(dblock, path):
     paths = L(f(o) for f in _path_getters(dblock) for o in items)
     return paths.filter(lambda o: isinstance(o, (str,Path))).unique()
 
+# %% ../../nbs/load/00_files.ipynb #867e459e
 def _split_without(items, splitter, path_getters, bad):
     without = {i for i,o in enumerate(item_rows(items)) if any(str(f(o)) in bad for f in path_getters)}
     return [[i for i in o if i not in without] for o in splitter(items)]
@@ -282,20 +249,3 @@ def verified_splitter(dblock, path, how):
         f,o = first(faults.items())
         warn(f"{len(faults)} of {len(files)} images cannot be read and are left out, such as {f}: {o}")
     return partial(_split_without, splitter=dblock.splitter, path_getters=_path_getters(dblock), bad=set(faults))
-
-# %% ../../nbs/load/00_files.ipynb #8ba69f49
-@functools.cache
-def _file_mode():
-    "Permissions of a new file"
-    umask = os.umask(0)
-    os.umask(umask)
-    return 0o666 & ~umask
-
-@contextmanager
-def whole_file(file, **kwargs):
-    "A temporary file that is renamed to `file` when complete; if the block fails, an older one is unchanged"
-    with atomic_save(file, **kwargs) as f:
-        yield f
-        f.flush()
-        os.fsync(f.fileno())
-        os.fchmod(f.fileno(), _file_mode())

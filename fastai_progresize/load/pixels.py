@@ -12,8 +12,8 @@ import errno, hashlib, zlib
 from fastai.vision.all import *
 from filelock import FileLock
 from ..args import hw, short_size
-from .files import (bar_if_long, check_regular, is_of_process, printable, raise_faults, reason,
-                                     to_bytes)
+from ..utils import bar_if_long, printable, to_bytes
+from .files import check_regular, is_resource_error, raise_faults, reason
 
 # %% ../../nbs/load/02_pixels.ipynb #e0abcc8c
 torch_modes = {Image.BILINEAR:'bilinear', Image.BICUBIC:'bicubic'}
@@ -85,7 +85,7 @@ def _image_size(fn):
         check_regular(fn)
         with Image.open(fn) as im: return im.size
     except Exception as e:
-        if is_of_process(e): raise
+        if is_resource_error(e): raise
         return reason(e, fn)
 
 # %% ../../nbs/load/02_pixels.ipynb #aec9d97b

@@ -12,8 +12,7 @@ import itertools
 from fastai.vision.all import *
 from ..args import check_count, hw
 from ..stage import Stage
-from ..load.files import bars_like, has_bars
-from ..utils import same_random
+from ..utils import bars_like, has_bars, same_random
 from ..data import image_size, probe_batch
 from ..run import Run
 from ..preflight import check_run

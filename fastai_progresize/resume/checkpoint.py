@@ -11,8 +11,7 @@ __all__ = ['read_checkpoint', 'Checkpoint']
 import contextlib, io, socket, zipfile
 from fastai.vision.all import *
 from filelock import FileLock, Timeout
-from ..load.files import printable, whole_file
-from ..utils import same_random
+from ..utils import printable, same_random, whole_file
 from ..data import is_empty, probe_batch
 from ..utils import on_rank0
 from ..callbacks import RunCallback, repair_best

@@ -11,7 +11,7 @@ __all__ = []
 import fastai, hashlib, inspect
 from fastai.vision.all import *
 import fastai_progresize
-from ..load.files import to_bytes
+from ..utils import to_bytes
 from ..checks.split import item_keys
 from .state import has_state
 

@@ -12,8 +12,7 @@ from enum import Enum
 from fastai.vision.all import *
 from fastai.callback.core import _events
 from fastai.callback.training import GradientAccumulation
-from ..load.files import whole_file
-from ..utils import all_ranks
+from ..utils import all_ranks, whole_file
 from .plain import from_plain, plain, random_state, set_random_state
 
 # %% ../../nbs/resume/01_state.ipynb #1d6f654c
