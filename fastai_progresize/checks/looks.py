@@ -74,6 +74,7 @@ class Sample:
         self.seconds,self.seen = 0.,{}
 
     def name(self, k):
+        "The name of image `k` of the sample in error messages"
         i = self.index[k]
         return f"{f'item {i}' if self.files is None else self.files[i]} at {self.size} px"
 

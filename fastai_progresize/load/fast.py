@@ -142,6 +142,7 @@ def _fast_tfms(dl, keep):
 
 # %% ../../nbs/load/06_fast.ipynb #c26df548
 def check_cache(cache):
+    "Raise an `Invalid` unless `cache` is True, False, None or a folder"
     if cache is not None and not isinstance(cache, bool): check_folder('cache', cache)
 
 def fast_loaders(dls, cache=None, decoded=None):
