@@ -5,6 +5,7 @@ from fastai_progresize.schedule import *
 from fastai_progresize.load.files import *
 from fastai_progresize.data import *
 from fastai_progresize.load.cache import *
+from fastai_progresize.load.fast import *
 from fastai_progresize.load.folder import *
 from fastai_progresize.aug import *
 from fastai_progresize.run import *
