@@ -40,10 +40,10 @@ def test_fit_killed_and_resumed(path, tmp_path, capsys):
            '--fit','fine_tune', '--num-workers',0, '--out','res', '--verify','skip']
     p = subprocess.Popen([bin_dir/cmd[0], *map(str, cmd[1:]), '--checkpoint'], cwd=tmp_path,
                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (tmp_path/'res/run.before.ckpt').exists() and p.poll() is None: time.sleep(.01)     # after an epoch
-    p.kill()
+    files = tmp_path/'res/run.ckpt',tmp_path/'res/run.before.ckpt'
+    while not all(o.exists() for o in files) and p.poll() is None: time.sleep(.01)     # after an epoch
+    p.kill()        # between two renames there is the latter alone
     p.wait()
-    files = tmp_path/'res/run.ckpt',tmp_path/'res/run.before.ckpt'      # killed between two renames, the latter alone
     saved = torch.load(next(o for o in files if o.exists()), weights_only=True)['epoch']
     assert 0<saved<6
     assert in_process(*cmd, '--resume', '--preflight')==(0,'')
