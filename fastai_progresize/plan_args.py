@@ -29,7 +29,7 @@ def _check_values(args):
         raise Invalid(('size',args.size), f": the last of sizes={args.sizes!r} is the final one: pass either of them")
     if args.fit is not None: check_fit(args.fit)
     p = args.pct_start
-    if p is not None and not (is_number(p) and 0<=p<=1): raise Invalid(('pct_start',p), ": pass a share from 0 to 1")
+    if p is not None and not (is_number(p) and 0<=p<=1): raise Invalid(('pct_start',p), ": pass a fraction from 0 to 1")
     for k in _cycle[1:]:
         if args[k] is not None: check_positive(k, args[k])
     if not is_list(args.n_epoch) or not args.n_epoch: check_count('n_epoch', args.n_epoch)

@@ -76,7 +76,7 @@ def dls(self:Experiment,
     path:Path, # Folder of images
     subset:int=None, # Use about this many images, the same share of each folder; None: all
     fast:bool=False, # Load by this package's `get_dls`?
-    num_workers:int=None, # Processes that load images; None: fastai's default
+    num_workers:int=None, # Number of worker processes; None: fastai's default
 )->DataLoaders:
     "The experiment's data at `size`"
     block,stats = self._block(size, subset),imagenet_stats if self.normalize else None

@@ -105,8 +105,8 @@ def progresize_demo(
     out:Path='progresize-demo', # Folder for the results
     sizes:str='64,128', # Sizes, px
     epochs:int=12, # Epochs of each of the two runs
-    seed:int=42, # Seed of the training
-    num_workers:int=None, # Processes that load images
+    seed:int=42, # Random seed
+    num_workers:int=None, # Number of worker processes
     checkpoint:store_true=False, # Save the state of the first run in --out at the end of each epoch
     resume:store_true=False, # Continue from it, if it exists
 ):
@@ -144,7 +144,7 @@ def progresize_fit(
     checkpoint:store_true=False, # Save the state of the run in --out at the end of each epoch
     resume:store_true=False, # Continue from it, if it exists
     preflight:store_true=False, # Try every size before training; always done on a GPU
-    num_workers:int=None, # Processes that load images
+    num_workers:int=None, # Number of worker processes
     out:Path='progresize-fit', # Folder for the results, outside the images' folder
 ):
     "Train a classifier on a folder of images at growing sizes"
@@ -175,7 +175,7 @@ def progresize_book(
     bs:int=None, # Batch size of all stages, images
     subset:int=None, # Use only about this many images
     fast:store_true=False, # Load with this package's fast loading, with images as sharp
-    num_workers:int=None, # Processes that load images
+    num_workers:int=None, # Number of worker processes
     out:Path='progresize-book', # Folder for the results; an interrupted run is resumed from there
 ):
     "Run fastbook's Imagenette experiments (chapters 7 and 14)"

@@ -147,8 +147,8 @@ def run_demo(
     out:Path, # Folder for the results
     sizes:list=(64,128), # Sizes, px
     epochs:int=12, # Epochs of each of the two runs
-    seed:int=42, # Seed of the training
-    num_workers:int=None, # Processes that load images
+    seed:int=42, # Random seed
+    num_workers:int=None, # Number of worker processes
     **kwargs # `checkpoint` and `resume` of `fit_folder`
 )->tuple: # The trained Learner, and the table of `compare_runs`
     "Train on `glyphs` at growing sizes, and at the final size throughout"

@@ -1,4 +1,4 @@
-"""The book's augmentation in one interpolation, for the work of the stage's pixels
+"""The book's augmentation in one interpolation, at a cost proportional to the stage's pixels
 
 Docs: https://fastai-progresize.github.io/fastai_progresize/load/augment.html.md"""
 

@@ -122,7 +122,7 @@ def clear_cache(
     cache:str|Path=None, # Folder for all presized copies; None: `presized` in fastai's data folder
     dry:bool=False, # List what is there, and remove nothing?
 )->pd.DataFrame: # A row for each kind of copies and size, px, with the space they take, MB
-    "Remove the copies that `cache=` and `decoded=` keep; a run that reads them goes on"
+    "Remove the copies that `cache=` and `decoded=` keep; runs that use them are not affected"
     cache = _cache_folder(ifnone(cache, default_cache()))
     found = _kept_files(cache)
     rows = [(kind, size, sum(o.stat().st_size for o in files if o.exists())/1e6) for (kind,size),files in found.items()]

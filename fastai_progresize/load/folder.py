@@ -93,7 +93,7 @@ def _check_source(path, dblock, min_scale, verify):
     if dblock is None: check_folder('path', path)
     elif not isinstance(dblock, DataBlock): raise ValueError(f"dblock={dblock!r}: pass a `DataBlock`, or None")
     if not (is_number(min_scale) and 0<min_scale<=1):
-        raise ValueError(f"min_scale={min_scale!r}: pass a share of the area, above 0 and up to 1")
+        raise ValueError(f"min_scale={min_scale!r}: pass a fraction of the area, above 0 and up to 1")
     if verify is not None and not isinstance(verify, (bool,str)):
         raise ValueError(f"verify={verify!r}: pass True, 'skip' or False")
 
@@ -115,7 +115,7 @@ def get_dls(
     size:int|tuple, # Size of the images, px: side of a square or (height, width)
     bs:int=64, # Batch size, images
     path:str|Path=None, # Folder of images; None: the book's Imagenette, downloaded on first use
-    num_workers:int=None, # Processes that load images; None: fastai's default, one per core
+    num_workers:int=None, # Number of worker processes; None: fastai's default, one per core
     seed:int=42, # Seed of the random split of a folder without `train` and `val` or `valid`
     stats:tuple=imagenet_stats, # Mean and standard deviation for `Normalize`; None: do not normalize
     presize:int|tuple=None, # Size of items before augmentation, px; None: `get_presize(size)`
