@@ -72,7 +72,7 @@ def check_run(run):
         check_files(files)      # before any is opened
         b = read_batch(run.own.train, 2, 'the images of `learn.dls.train`')
         check_images(b)
-        made = [(s,run.try_dls(s)) for s in run.plan]
+        made = [(s,run.try_dls(s, again=True)) for s in run.plan]
         if run.valid and run.valid not in run.plan.stages: made.append((run.valid, run.dls_at(run.valid)))
         _check_data(run, files, made)
         with _with_shapes(run):

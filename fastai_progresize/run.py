@@ -101,10 +101,10 @@ def stage_dls(self:Run, stage):
     return dls
 
 @patch
-def try_dls(self:Run, stage):
-    "The data of `stage` for what is tried before training, made once"
+def try_dls(self:Run, stage, again=False):
+    "The data of `stage` for what is tried before training, made once; or `again`: another split may come of it"
     k = stage.size,stage.bs,stage.aug
-    if k not in self.tried: self.tried[k] = self.stage_dls(stage)
+    if again or k not in self.tried: self.tried[k] = self.stage_dls(stage)
     return self.tried[k]
 
 # %% ../nbs/07_run.ipynb #1bfe6dd6

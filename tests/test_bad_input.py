@@ -125,6 +125,12 @@ def book_dls(path, splitter=None):
         return dblock.dataloaders(path, bs=bs, num_workers=0)
     return get_dls
 
+def test_leak_at_one_size(path):
+    "Two stages of the same size and bs call `get_dls` twice, and so does what is checked first"
+    dls = book_dls(path)
+    learn = small_learner(dls(bs=8, size=32))
+    with refused(learn, 'Leak: '): learn.fit_progressive([Stage(32, 1), Stage(32, 1)], bs=8, get_dls=dls)
+
 def test_leak(path):
     "The book's `get_dls` is refused with the leak counted; with a seed it passes"
     dls = book_dls(path)(bs=8, size=48)
