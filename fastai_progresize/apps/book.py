@@ -11,7 +11,7 @@ __all__ = ['experiments', 'Experiment', 'list_experiments', 'book_table', 'plot_
 import hashlib
 from dataclasses import dataclass, replace
 from fastai.vision.all import *
-from ..args import check_folder, check_outside, check_workers, is_count, is_number
+from ..args import Invalid, check_count, check_folder, check_outside, check_workers, is_count, is_number
 from ..stage import Stage
 from ..plan import Plan
 from ..load.augment import get_presize
@@ -97,10 +97,10 @@ def scaled(self:Experiment,
 )->Experiment:
     "The same experiment with other sizes, epochs and batch size. Raises `ValueError` for invalid values"
     if not is_number(scale) or not 0<scale<=4:
-        raise ValueError(f"scale={scale!r}: pass a factor for the sizes, such as 0.25")
+        raise Invalid(('scale',scale), ": pass a factor for the sizes, such as 0.25")
     n = len(self.stages)
     each = epochs if isinstance(epochs, (list,tuple)) else [epochs]*n
-    if len(each)!=n: raise ValueError(f"epochs={epochs}: {self.name} has {n} sizes, pass one number or one per size")
+    if len(each)!=n: raise Invalid(('epochs',epochs), f": {self.name} has {n} sizes, pass one number or one per size")
     def _px(o): return max(8, round(o*scale))
     def _stage(s, n): return replace(s, size=_px(s.size), n_epoch=ifnone(n, s.n_epoch), bs=ifnone(bs, s.bs))
     return replace(self, presize=_px(self.presize), stages=tuple(map(_stage, self.stages, each)))
@@ -264,16 +264,15 @@ def _named(e):
 
 def _check_args(e, path, out, seeds, subset=None, num_workers=None, **kwargs):
     "Raise a `ValueError` for what cannot be run"
-    if not is_count(seeds): raise ValueError(f"seeds={seeds!r}: pass the number of runs, at least 1")
-    if subset is not None and not is_count(subset):
-        raise ValueError(f"subset={subset!r}: pass a number of images, or None for all")
+    check_count('seeds', seeds)
+    if subset is not None: check_count('subset', subset)
     check_workers(num_workers)
     check_folder('out', out)
     if path is None: return
     check_folder('path', path)
     if not Path(path).is_dir():
-        raise ValueError(f"path={str(path)!r} does not exist: pass a folder with a copy of Imagenette, or with"
-                         " images in the same layout")
+        raise Invalid(('path',str(path)), " does not exist: pass a folder with a copy of Imagenette, or with images in"
+                      " the same layout")
     block = e._block(e.stages[0].size, subset)
     check_sides(block.get_items(Path(path)), block.splitter, path)
     check_outside('out', out, path)

@@ -8,12 +8,14 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/apps/commands.html.m
 __all__ = ['progresize_demo', 'progresize_fit', 'progresize_book']
 
 # %% ../../nbs/apps/03_commands.ipynb #c57433ef
-import ast, inspect, re, sys
+import inspect, re, sys
 from argparse import RawDescriptionHelpFormatter
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 from fastcore.script import anno_parser, store_true
+from ..args import Invalid, as_python, fit_names, is_list
 
 # %% ../../nbs/apps/03_commands.ipynb #a9f5e739
 def make_parser(f, examples):
@@ -39,38 +41,21 @@ def command(examples):
     return _command
 
 # %% ../../nbs/apps/03_commands.ipynb #edd9b992
-# flags whose name differs from the argument's
-_also = {'n_epoch':'epochs', 'lr_max':'lr', 'size':'sizes', 'checkpoint':'out', 'glyphs()':'samples'}
-_value = r"'[^']*'|\[.*?\]|\(.*?\)|[^\s,:;)`]+"      # as `repr` shows it
-_split = r"Fix the split: .*?(?= \(check=False|$)"         # advice for Python's `DataBlock`
-_not_here = r" \(check=False [^)]*\)|,? or (a |a list of )?(`\w+`s?|None|--bs auto)[^:;.]*"     # not for flags
+_also = dict(n_epoch='epochs', lr_max='lr', size='sizes', checkpoint='out')      # flags of another name
 
-def _typed(value):
-    "A value's `repr` as you would type it: 4,5 for (4, 5), 96x192,160x320 for [(96, 192), (160, 320)]"
-    try: o = ast.literal_eval(value)
-    except (ValueError,SyntaxError): return value
+def _typed(o):
+    "`o` as you would type it: 4,5 for (4, 5), 96x192,160x320 for [(96, 192), (160, 320)]"
     def _one(o): return 'x'.join(map(str, o)) if isinstance(o, tuple) else str(o)
-    return ','.join(map(_one, o)) if isinstance(o, (tuple,list)) else str(o)
+    return ','.join(map(_one, o)) if is_list(o) else str(o)
 
-def _flags(f):
-    "Flags of the command `f`, by the arguments that they set"
-    params = inspect.signature(f).parameters.items()
-    own = {k: k if v.default is v.empty else f"--{k.replace('_', '-')}" for k,v in params}
-    return own | {k: own[o] for k,o in _also.items() if o in own}
-
-def as_flags(text, f):
-    "`text` with flags of `f` instead of arguments"
-    flags = _flags(f)
-    names = '|'.join(map(re.escape, sorted(flags, key=len, reverse=True)))
-    def _flag(m):
-        name,value = m['quoted'] or m['name'] or m['bare'],m['value']
-        if value in (None,'True'): return flags[name]
-        return f"{flags[name]} {_typed(f'[{value}]' if name=='size' else value)}"
-    text = re.sub(_split, "Remove one of each pair, or put both in training or both in validation", text)
-    text = re.sub(rf"(this package's )?`get_dls\(\.\.\., (({names})=.*?)\)`", r'\2', text)
-    text = re.sub(rf"`(?P<quoted>{names})=?`|(?<![\w.])(?:(?P<name>{names})=(?P<value>{_value})|(?P<bare>n_epoch)\b)",
-                  _flag, text)
-    return re.sub(_not_here, '', text)
+def as_flag(f, name, *value):
+    "An argument as a flag of the command `f`, or as in Python if that has none"
+    own,arg = inspect.signature(f).parameters,name.strip('`')
+    k = arg if arg in own else _also.get(arg)
+    if k not in own: return as_python(name, *value)
+    flag = k if own[k].default is inspect.Parameter.empty else f"--{k.replace('_', '-')}"
+    if not value or value[0] is True: return flag
+    return f"{flag} {_typed([value[0]] if arg=='size' else value[0])}"
 
 # %% ../../nbs/apps/03_commands.ipynb #595625df
 @contextmanager
@@ -79,7 +64,9 @@ def _one_line(f, name):
     if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='backslashreplace')    # odd names of files
     try: yield
     except KeyboardInterrupt: sys.exit(f"\n{name}: interrupted")
-    except Exception as e: sys.exit(f"\n{name}: {as_flags(' '.join(str(e).split()), f) or type(e).__name__}")
+    except Exception as e:
+        text = e.say(partial(as_flag, f)) if isinstance(e, Invalid) else str(e)
+        sys.exit(f"\n{name}: {' '.join(text.split()) or type(e).__name__}")
 
 def _numbers(flag, s, one, instead):
     "The numbers in `s`, separated by commas, as ints or (height, width)"
@@ -112,15 +99,10 @@ def progresize_demo(
 ):
     "Draw sample images, train on them at growing sizes and at the final size throughout, and compare"
     sizes = _sizes(sizes)
-    from fastai_progresize.utils import warn_once
     from fastai_progresize.apps.folder import run_demo
-    from fastai_progresize.apps.log import bars_in_terminal
-    with bars_in_terminal(), warn_once():
-        run_demo(Path(out), sizes, epochs, seed, num_workers, checkpoint=checkpoint, resume=resume)
+    run_demo(Path(out), sizes, epochs, seed, num_workers, checkpoint=checkpoint, resume=resume)
 
 # %% ../../nbs/apps/03_commands.ipynb #2083fd86
-_fits = ['flat_cos','single_cycle','fine_tune','fit_one_cycle']
-
 @command("""  progresize-fit photos
   progresize-fit photos --sizes 128,224 --epochs 10 --arch xresnet50 --compare
   progresize-fit photos --sizes 128,224 --epochs 4,5 --fit fine_tune
@@ -134,7 +116,7 @@ def progresize_fit(
     pretrained:store_true=False, # Start from torchvision's weights
     bs:int=None, # Batch size, images; default: 64, or less for fewer than 256 training images
     lr:float=3e-3, # Highest lr
-    fit:Annotated[str, dict(choices=_fits)]=None, # How to train; default: flat_cos, or fine_tune if pretrained
+    fit:Annotated[str, dict(choices=fit_names)]=None, # How to train; default: flat_cos, or fine_tune if pretrained
     compare:store_true=False, # Also train at the final size throughout
     presize:int=None, # Size of items before augmentation, px
     cache:store_true=False, # Keep small copies of large photographs, which load faster
@@ -150,15 +132,12 @@ def progresize_fit(
     "Train a classifier on a folder of images at growing sizes"
     sizes,epochs = _sizes(sizes),_epochs(epochs)
     from fastai_progresize.plan import Plan
-    from fastai_progresize.utils import warn_once
-    from fastai_progresize.apps.folder import fit_folder, folder_learner, partial
-    from fastai_progresize.apps.log import bars_in_terminal
+    from fastai_progresize.apps.folder import fit_folder, folder_learner
     plan = Plan(epochs, sizes, size=None if sizes else 224, bs=bs, fit=fit)
     learner = partial(folder_learner, arch=arch, pretrained=pretrained, lr=lr)
-    with bars_in_terminal(), warn_once():
-        fit_folder(Path(path), Path(out), plan, compare, seed, learner, checkpoint, resume, preflight or None,
-                   presize=presize, cache=cache, decoded=decoded, num_workers=num_workers,
-                   verify=True if verify=='error' else verify)
+    fit_folder(Path(path), Path(out), plan, compare, seed, learner, checkpoint, resume, preflight or None,
+               presize=presize, cache=cache, decoded=decoded, num_workers=num_workers,
+               verify=True if verify=='error' else verify)
 
 # %% ../../nbs/apps/03_commands.ipynb #72ff0ffe
 @command("""  progresize-book
@@ -186,8 +165,6 @@ def progresize_book(
         raise ValueError(f"--{next(iter(given))} is for experiments: pass their names too, such as ch07_progressive;"
                          " progresize-book alone lists them")
     if samples and path: raise ValueError(f"--samples and --path {path}: pass only one of them")
-    from fastai_progresize.utils import warn_once
     from fastai_progresize.apps.folder import run_book, show_book
-    from fastai_progresize.apps.log import bars_in_terminal
     if not names: return print(show_book())
-    with bars_in_terminal(), warn_once(): run_book(names, Path(out), samples, seeds, fast, num_workers, **settings)
+    run_book(names, Path(out), samples, seeds, fast, num_workers, **settings)

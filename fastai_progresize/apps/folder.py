@@ -14,8 +14,9 @@ with warnings.catch_warnings():
     warnings.simplefilter('ignore')     # fastai and torch warn at import
     from fastai.vision.all import *
     from fastai_progresize.all import *
-    from fastai_progresize.args import check_folder, check_lr, check_outside, is_number
-    from fastai_progresize.apps.log import epoch_lines
+    from fastai_progresize.args import Invalid, check_folder, check_lr, check_outside, is_number
+    from fastai_progresize.utils import warn_once
+    from fastai_progresize.apps.log import bars_in_terminal, epoch_lines
     from fastai_progresize.samples import glyphs, small_resnet
     from fastai_progresize.apps.book import book_table, experiments, list_experiments, run_experiment
 
@@ -37,18 +38,18 @@ def folder_learner(
 )->Learner:
     "The book's Learner for an xresnet from scratch, else `vision_learner`. Raises `ValueError` for an unknown `arch`"
     check_lr(lr)
-    if not (is_number(widen) and .05<=widen<=4): raise ValueError(f"widen={widen!r}: pass a number from 0.05 to 4")
+    if not (is_number(widen) and .05<=widen<=4): raise Invalid(('widen',widen), ": pass a number from 0.05 to 4")
     arch = str(arch)
     f,instead = _find_model(arch),"pass one such as xresnet18, xresnet50 or resnet34"
     if f is None:
-        raise ValueError(f"arch={arch!r} is not a model of fastai, torchvision or timm (if installed): {instead}")
+        raise Invalid(('arch',arch), f" is not a model of fastai, torchvision or timm (if installed): {instead}")
     if arch.startswith('xresnet') and not pretrained:
         return Learner(dls, f(n_out=dls.c, widen=widen), loss_func=CrossEntropyLossFlat(), metrics=accuracy, lr=lr)
     try: return vision_learner(dls, f, pretrained=pretrained, metrics=accuracy, lr=lr)
     except (OSError,torch.OutOfMemoryError): raise      # no connection or no memory
     except Exception as e:
         reason = "it has no pooling layer" if isinstance(e, StopIteration) else str(e).split('\n')[0]
-        raise ValueError(f"arch={arch!r}: `vision_learner` cannot cut a body from it ({reason}): {instead}") from e
+        raise Invalid(('arch',arch), f": `vision_learner` cannot cut a body from it ({reason}): {instead}") from e
 
 # %% ../../nbs/apps/02_folder.ipynb #bf795ddc
 def _save_run(learn, out):
@@ -102,6 +103,8 @@ def _train_fixed(learn, plan, data):
     with epoch_lines(learn): learn.fit_progressive(fixed, get_dls=data)
 
 # %% ../../nbs/apps/02_folder.ipynb #be7920c2
+@bars_in_terminal()
+@warn_once()
 def fit_folder(
     path:Path, # Folder of images
     out:Path, # Folder for the results
@@ -174,6 +177,8 @@ def show_book(runs=None):
     return df.to_string(index=False, justify='left', na_rep='', formatters=show)
 
 # %% ../../nbs/apps/02_folder.ipynb #c93e6a44
+@bars_in_terminal()
+@warn_once()
 def run_book(names, out, samples=False, seeds=1, fast=False, num_workers=None, **settings):
     "Run experiments and print our results next to the book's"
     unknown = ', '.join(sorted(set(names)-set(experiments)))
