@@ -14,7 +14,9 @@ from pathlib import Path
 from fastcore.foundation import L
 
 # %% ../nbs/00_args.ipynb #b955290a
-def as_python(name, *value): return f'{name}={value[0]!r}' if value else name
+def as_python(name, *value):
+    "An argument as Python has it"
+    return f'{name}={value[0]!r}' if value else name
 
 class Either(tuple):
     "Text for Python, and what the commands say instead"

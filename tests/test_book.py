@@ -2,7 +2,8 @@
 import pytest, shutil, subprocess
 from dataclasses import replace
 from helpers import *
-from fastai_progresize.apps.book import _files, experiments, run_experiment
+from fastai_progresize.apps.book import run_experiment
+from fastai_progresize.apps.experiments import _files, experiments
 from fastai_progresize.samples import draw_glyph, glyph_fonts, glyph_photos
 
 small = dict(scale=.1, epochs=1, bs=8, subset=16, num_workers=0)

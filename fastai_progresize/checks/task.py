@@ -62,8 +62,8 @@ def _check_count(dls, size):
     if len(dls.train): return
     if is_empty(dls.train): raise ValueError(f"The training set at {size} px is empty")
     n = getattr(dls.train, 'partial_n', None) or getattr(dls.train, 'n', None) or len(dls.train_ds)
-    raise Invalid(('bs',get_bs(dls)), f" at {size} px is above the {n} images of the training set, so fastai would train"
-                  " on no batches: pass ", ('bs',n), " or less")
+    raise Invalid(('bs',get_bs(dls)), f" at {size} px is above the {n} images of the training set, so fastai would"
+                  " train on no batches: pass ", ('bs',n), " or less")
 
 # %% ../../nbs/checks/02_task.ipynb #90777587
 def _fits_size(shape, size):

@@ -52,7 +52,8 @@ def folder_block(path, seed=42):
 def imagenette(url=URLs.IMAGENETTE):
     "Imagenette, downloaded on first use. Raises `ValueError` if it cannot be downloaded or is incomplete"
     name = Path(url).name
-    instead = "pass the folder of a copy as ",('`path`',),Either(", or train on the letters of `glyphs()`", ", or --samples")
+    letters = Either(", or train on the letters of `glyphs()`", " or --samples")
+    instead = "pass the folder of a copy as ",('`path`',),letters
     try: path = untar_data(url)
     except Exception as e:
         raise Invalid(f"{name} could not be downloaded ({type(e).__name__}: {e}): ", *instead) from e
