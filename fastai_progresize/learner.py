@@ -20,7 +20,7 @@ from .load.files import name_unreadable
 from .run import Run
 from .preflight import check_run, fit_memory
 from .callbacks import ProgressiveResize, ProgressiveSchedule, StageAccumulation, StageMix, mixes
-from .report.history import StageRecorder
+from .report.history import StageRecorder, saved_text, time_hint
 from .resume.checkpoint import checkpointing, resumed
 
 # %% ../nbs/10_learner.ipynb #7d2a4535
@@ -74,6 +74,8 @@ def _check_fit_args(checkpoint, resume, wd, moms, fit):
         raise Invalid(('wd',wd), ": pass a finite number of at least 0")
 
 # %% ../nbs/10_learner.ipynb #cea681e7
+def _is_shown(run): return run.learn.logger is not noop and not rank_distrib()
+
 def _show(o):
     if not IN_NOTEBOOK: return print(printable(str(o)))
     from IPython.display import display
@@ -88,7 +90,7 @@ def prepare(run):
     "Check data, model and memory, and show the run. Raises `ValueError` if it cannot be trained"
     if run.checks: on_rank0(check_run, run)
     fit_memory(run)
-    if run.learn.logger is not noop and not rank_distrib(): _show(run)
+    if _is_shown(run): _show(run)
     if run.learn.__dict__.get('pretrained') and len(run.plan)>1: _warn_pretrained()
 
 # %% ../nbs/10_learner.ipynb #39f03d2a
@@ -124,6 +126,10 @@ def _training(run, resize, moms, checkpoint, resume, wd):
                     raise
 
 # %% ../nbs/10_learner.ipynb #03ea07cf
+def _say_saved(df, dls):
+    texts = saved_text(df),time_hint(df, decoded=any(hasattr(o, 'kept') for o in dls.loaders))
+    for o in filter(None, texts): print(o)
+
 def fit_run(run, checkpoint=None, resume=False, wd=None, moms=None, reset_opt=False):
     "Train `run`: one fit"
     _check_fit_args(checkpoint, resume, wd, moms, run.plan.fit)
@@ -132,6 +138,7 @@ def fit_run(run, checkpoint=None, resume=False, wd=None, moms=None, reset_opt=Fa
     with _training(run, resize, moms, checkpoint, resume, wd) as cbs:
         learn.fit(run.plan.n_epoch, wd=wd, cbs=cbs, reset_opt=reset_opt)
     at_end = resize.index==len(run.plan)-1      # not if it stopped early
+    if at_end and _is_shown(run): _say_saved(learn.stage_history, resize.current)
     learn.dls = run.final_dls(resize.current if at_end else None)
 
 # %% ../nbs/10_learner.ipynb #d02b32aa

@@ -14,7 +14,7 @@ from dataclasses import replace
 from time import perf_counter
 from fastai.vision.all import *
 from .args import Either, Invalid, check_names, check_positive, short_size
-from .utils import TableWithText, bars_like, on_rank0, same_random, warn_once
+from .utils import TableWithText, bars_like, in_words, on_rank0, same_random, warn_once
 from .plan import Plan
 from .load.files import check_files, image_files, name_unreadable
 from .data import check_images, get_bs
@@ -130,10 +130,6 @@ def fit_memory(run):
     elif run.checks and torch.cuda.is_available() and num_distrib()<2: try_stages(run, _largest_first(run.plan)[:1])
 
 # %% ../nbs/08_preflight.ipynb #18cc3494
-def _duration(seconds):
-    if seconds<120: return f'{seconds:.0f} seconds'
-    return f'{seconds/60:.0f} minutes' if seconds<7200 else f'{seconds/3600:.1f} hours'
-
 class Preflight(TableWithText):
     "Time and memory of each stage of a run as a table, with the `plan` that fits"
     def __init__(self,
@@ -164,7 +160,7 @@ def _lines(self:Preflight): return [self._caption(), *self.warnings]
 
 @patch
 def _caption(self:Preflight):
-    text,size = f"About {_duration(self.seconds)} for {self.plan.n_epoch} epochs",self.df['size'].iloc[-1]
+    text,size = f"About {in_words(self.seconds)} for {self.plan.n_epoch} epochs",self.df['size'].iloc[-1]
     if len(self.df)==1: return text
     less = f"{self.saved:.0%} less" if self.saved>=0 else f"{-self.saved:.0%} more"
     return f"{text}, {less} than at {size} px throughout"

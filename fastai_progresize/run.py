@@ -71,8 +71,8 @@ class Run(TableWithText):
 # %% ../nbs/07_run.ipynb #a23d7f7c
 @patch
 def _valid_stage(self:Run, valid_size):
-    has_tracker = any(isinstance(o, TrackerCallback) for o in self.learn.cbs+self.cbs)
-    if valid_size is None: valid_size = 'final' if has_tracker else 'stage'
+    self.tracker = first(o.name for o in self.learn.cbs+self.cbs if isinstance(o, TrackerCallback) and not valid_size)
+    if valid_size is None: valid_size = 'final' if self.tracker else 'stage'
     if valid_size=='stage': return
     final = self.plan[-1]
     return final if valid_size=='final' else replace(final, size=valid_size)
@@ -137,4 +137,6 @@ def _loading(self:Run):
 @patch
 def _table(self:Run, render): return self.plan._table(render)
 @patch
-def _lines(self:Run): return [*self.plan._lines(), self._loading()]
+def _lines(self:Run):
+    text = f"Validation at {self.plan[-1].size} px in all stages, as `{self.tracker}` compares them"
+    return [*self.plan._lines(), self._loading(), *([text] if self.tracker and len(self.plan)>1 else [])]

@@ -23,6 +23,13 @@ class TableWithText:
 
     def __repr__(self): return '\n'.join([self._table(pd.DataFrame.to_string), *self._lines()])
 
+# %% ../nbs/01_utils.ipynb #45aac6c7
+def in_words(seconds):
+    "A duration as one would tell it"
+    if seconds<9.5: return f'{seconds:.1f} s'
+    if seconds<120: return f'{seconds:.0f} s'
+    return f'{seconds/60:.0f} min' if seconds<7200 else f'{seconds/3600:.1f} h'
+
 # %% ../nbs/01_utils.ipynb #eb1637e9
 @contextmanager
 def same_random():

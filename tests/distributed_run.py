@@ -22,7 +22,7 @@ def trained(name, frozen, **kwargs):
     return learn
 
 def save(learn, name, frozen):
-    history = learn.stage_history.drop(columns=['seconds','images/s']).to_dict('list')
+    history = learn.stage_history.drop(columns=['seconds','loading','images/s']).to_dict('list')
     res = weights(learn),history,type(learn.model).__name__
     torch.save(res, folder/f'{name}-{frozen}-{rank_distrib()}.pth')
 

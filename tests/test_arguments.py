@@ -95,7 +95,7 @@ def given(path, tmp_path, monkeypatch):
     Path('file.txt').write_text('a')
     runs = pd.DataFrame(dict(run='a', seed=0, epoch=[0,1], size=16, accuracy=.5, seconds=1., book=.5, book_seconds=''))
     history = pd.DataFrame({'epoch':[0,1], 'stage':0, 'size':16, 'bs':8, 'lr':1e-3, 'train_loss':2., 'valid_loss':2.,
-                            'accuracy':.5, 'seconds':1., 'images/s':9.})
+                            'accuracy':.5, 'seconds':1., 'loading':.1, 'images/s':9.})
     return types.SimpleNamespace(path=path, dls=get_dls(24, 8, path, num_workers=0), runs=runs, history=history)
 
 def tried(given, calls):

@@ -200,7 +200,7 @@ def test_train_metrics(dls):
     learn.add_cbs([TrainEvalCallback, CastToTensor])
     with learn.no_logging(): learn.fit_progressive(2, sizes=(32,48))
     metrics = ['train_loss','train_accuracy','valid_loss','valid_accuracy']
-    assert list(learn.stage_history.columns)==['epoch','stage','size','bs','lr',*metrics,'seconds','images/s']
+    assert list(learn.stage_history.columns)==['epoch','stage','size','bs','lr',*metrics,'seconds','loading','images/s']
 
 def test_short_epochs(learn):
     "Cancelled epochs have a row too"

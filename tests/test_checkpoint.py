@@ -3,7 +3,7 @@ import io, multiprocessing, shutil, signal
 import pytest
 from helpers import *
 
-def times_apart(df): return df.drop(columns=['seconds','images/s'], errors='ignore')
+def times_apart(df): return df.drop(columns=['seconds','loading','images/s'], errors='ignore')
 def rows(file):
     "The rows of a CSV without the time"
     return [','.join(o.split(',')[:-1]) for o in Path(file).read_text().splitlines()]

@@ -105,7 +105,7 @@ def test_recorders(path, recorder, columns):
     learn.add_cbs([TrainEvalCallback, CastToTensor])
     with learn.no_logging(): learn.fit_progressive(**kw)
     a,b = learn.stage_history,own.stage_history
-    whole = {o for o in a.columns if a[o].notna().all()} - {'epoch','stage','size','bs','lr','seconds','images/s'}
+    whole = {o for o in a.columns if a[o].notna().all()} - {'epoch','stage','size','bs','lr','seconds','loading','images/s'}
     assert whole==set(columns)
     assert list(a.train_loss)==list(b.train_loss)
     if 'valid_loss' in columns: assert list(a.valid_loss)==list(b.valid_loss)

@@ -11,6 +11,7 @@ __all__ = ['compare_runs', 'show_runs']
 from time import perf_counter
 from fastai.vision.all import *
 from ..args import hw
+from ..utils import in_words
 from ..schedule import draw_stages
 from ..data import get_bs
 from ..callbacks import RunCallback
@@ -40,12 +41,16 @@ class StageRecorder(RunCallback):
         if self.rows is None:
             rows = self.learn.__dict__.get('stage_rows', [])
             self.rows = [r for r in rows if r['epoch']<self.epoch]
-        self.began,self.seconds,self.n_images,self.top_lr = perf_counter(),0.,0,0.
+        self.began,self.seconds,self.loading,self.n_images,self.top_lr = perf_counter(),0.,0.,0,0.
         self.values = {}
 
 # %% ../../nbs/report/00_history.ipynb #402da427
 @patch
-def before_train(self:StageRecorder): self.train_began = perf_counter()
+def before_train(self:StageRecorder): self.train_began = self.waits_since = perf_counter()
+
+@patch
+def before_batch(self:StageRecorder):
+    if self.training: self.loading += perf_counter()-self.waits_since
 
 @patch
 def after_batch(self:StageRecorder):
@@ -53,6 +58,7 @@ def after_batch(self:StageRecorder):
     self.has_trained = True
     self.n_images += find_bs(self.xb)
     self.top_lr = max(self.top_lr, self.opt.hypers[-1]['lr'])
+    self.waits_since = perf_counter()
 
 # %% ../../nbs/report/00_history.ipynb #7f7c1a57
 @patch
@@ -83,14 +89,14 @@ def _names_and_values(self:StageRecorder):
     return names,parts[0]+parts[1]
 
 # %% ../../nbs/report/00_history.ipynb #7f7b523b
-_ours = ('epoch','stage','size','bs','lr','seconds','images/s')
+_first,_last = ('epoch','stage','size','bs','lr'),('seconds','loading','images/s')      # columns around the metrics
 
 def _metric_columns(names, values):
     "Values by name, without our size, the last one of that name; a metric whose name is ours gets another"
     res = dict(zip(range_of(names), zip(names, values)))
     for k in ('size','train_size','valid_size'):
         if k in names: res.pop(len(names)-1-names[::-1].index(k))
-    return {f'{k} (metric)' if k in _ours else k: v for k,v in res.values()}
+    return {f'{k} (metric)' if k in _first+_last else k: v for k,v in res.values()}
 
 @patch
 def after_epoch(self:StageRecorder):
@@ -98,15 +104,46 @@ def after_epoch(self:StageRecorder):
     row = dict(epoch=self.at, stage=self.index, size=self.size, bs=get_bs(self.dls), lr=self.top_lr)
     row |= _metric_columns(*self._names_and_values())
     speed = self.n_images/self.seconds if self.seconds else np.nan
-    row |= {'seconds': perf_counter()-self.began, 'images/s': speed}
-    self.rows.append(row)
+    row |= {'seconds': perf_counter()-self.began, 'loading': self.loading, 'images/s': speed}
+    self.rows.append({**row, 'frozen': getattr(self.opt, 'frozen_idx', 0)>0})
     self.learn.stage_rows = self.rows
 
 # %% ../../nbs/report/00_history.ipynb #6a5ba0f7
+def _time_saved(df, frozen):
+    "Seconds of a run, about those of as many epochs at its last size, and the share saved; empty if not known"
+    if frozen.all(): frozen = ~frozen       # as it was throughout
+    last = df.seconds[(df.stage==df.stage.max()) & ~frozen]
+    if df.stage.nunique()<2 or len(last)<2: return {}
+    seconds,at_last = df.seconds.sum(),df.seconds[frozen].sum() + last.median()*(~frozen).sum()
+    return dict(seconds=seconds, seconds_at_last_size=at_last, saved=1-seconds/at_last)
+
 @patch(as_prop=True)
-def stage_history(self:Learner)->pd.DataFrame: # A row per epoch
-    "Stage, size, bs, lr, losses, metrics, seconds and images/s of each epoch of `fit_progressive`; empty before it"
-    return pd.DataFrame(self.__dict__.get('stage_rows', []))
+def stage_history(self:Learner)->pd.DataFrame: # A row per epoch; what the run saved is in `attrs`
+    "Size, bs, lr, losses, metrics, seconds, and images/s of each epoch of `fit_progressive`; empty before it"
+    df = pd.DataFrame(self.__dict__.get('stage_rows', []))
+    if 'frozen' in df: df.attrs = _time_saved(df, df.pop('frozen'))
+    return df
+
+# %% ../../nbs/report/00_history.ipynb #3d293629
+def saved_text(df):
+    "What the run with the history `df` saved; empty if that is not known"
+    if not df.attrs: return ''
+    seconds,at_last,saved = df.attrs.values()
+    return (f"{len(df)} epochs in {in_words(seconds)}; at {df['size'].iloc[-1]} px throughout about {in_words(at_last)}"
+            f" ({abs(saved):.0%} {'less' if saved>=0 else 'more'})")
+
+def time_hint(df, decoded=False):
+    "Why a run saved little, or what it waited for, with the way out; `decoded` if it reads decoded copies"
+    if decoded: df = df[df.stage.duplicated()]
+    sums = df.groupby('stage')[['loading','seconds']].sum()
+    share = sums.loading/sums.seconds
+    if len(share) and share.max()>1/3:
+        size = df['size'][df.stage==share.idxmax()].iloc[0]
+        way = ": decoded copies load faster, `fast=dict(decoded=True)`, or `decoded=True` in `get_dls`"
+        if decoded: way = ""
+        return f"Training waited for data for {share.max():.0%} of the time at {size} px{way}"
+    if df.attrs.get('saved', 1)>=.1: return ''
+    return "The time of the model does not follow the pixels: try a larger `bs` at the small sizes, or a lighter stem"
 
 # %% ../../nbs/report/00_history.ipynb #101968db
 @patch
@@ -117,14 +154,15 @@ def plot_stages(self:Learner,
     "Plot losses and metrics of `stage_history` over the run, with the sizes behind"
     df = self.stage_history
     if df.empty: raise ValueError("There is no history yet: train with `fit_progressive` first")
-    known = list(df.columns[df.columns.get_loc('lr')+1:-2])
+    known = list(df.columns[len(_first):-len(_last)])
     losses = [o for o in known if o in ('train_loss','valid_loss')]
     metrics = [o for o in known if o not in losses] if metrics is None else listify(metrics)
     if any(o not in known for o in metrics):
         raise ValueError(f"metrics={metrics} are not all in the history: choose from {known}")
     plots = [losses] + [[o] for o in metrics]
     figsize = ifnone(figsize, (4.5*len(plots), 3))
-    _,axs = plt.subplots(1, len(plots), figsize=figsize, squeeze=False, layout='constrained')
+    fig,axs = plt.subplots(1, len(plots), figsize=figsize, squeeze=False, layout='constrained')
+    if df.attrs: fig.suptitle(saved_text(df), fontsize='medium')
     spans = [(g.epoch.min(), g.epoch.max()+1, g['size'].iloc[0]) for _,g in df.groupby('stage')]
     for ax,names in zip(axs[0], plots):
         draw_stages(ax, spans)
@@ -137,7 +175,7 @@ def plot_stages(self:Learner,
 # %% ../../nbs/report/00_history.ipynb #4f0d8033
 def _summary(df):
     "Metrics and losses of the last epoch, last column first, the seconds of the run, and images/s at each size"
-    names = list(df.columns[df.columns.get_loc('train_loss')+1:-2])
+    names = list(df.columns[df.columns.get_loc('train_loss')+1:-len(_last)])
     speed = {f'images/s at {s} px': g['images/s'].median() for s,g in df.groupby('size', sort=False)}
     return {**df.iloc[-1][names[::-1]], 'seconds': df.seconds.sum(), **speed}
 
