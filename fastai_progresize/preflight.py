@@ -139,20 +139,22 @@ class Preflight(TableWithText):
     ):
         self.plan,self.checking = plan,checking
         def _row(s, r):
-            bound = 'model' if r.model>r.loading else 'loading'
+            bound = 'loading' if r.loading>r.model/2 else 'model'      # a third of training
             return dict(size=s.size, epochs=s.total, bs=s.bs, memory=r.memory, model=r.model, loading=r.loading,
-                        bound=bound, epoch=r.epoch, stage=r.epoch*(s.total-1)+r.first)
+                        valid=r.valid, start=r.start, bound=bound, epoch=r.epoch, spread=r.spread,
+                        stage=r.epoch*(s.total-1)+r.first)
         self.df = pd.DataFrame([_row(s, r) for s,r in zip(plan, res)])
         self.seconds = self.df.stage.sum()+checking # Of the whole run, including checks and the start of workers
         self.saved = 1-self.seconds/(self.df.epoch.iloc[-1]*plan.n_epoch) # Share of as many epochs at the last size
 
     def _table(self, render):
         unit = 'GPU, MiB' if torch.cuda.is_available() else 'process, MiB'
-        names = dict(size='size (px)', memory=f'memory ({unit})', model='model (s/epoch)', loading='loading (s/epoch)',
-                     bound='bound by', epoch='epoch (s)', stage='stage (s)')
-        digits = {names[k]: '{:.1f}'.format for k in ('model','loading','epoch','stage')}
+        names = dict(size='size (px)', memory=f'memory ({unit})', model='model (s)', loading='waiting for data (s)',
+                     valid='validation (s)', start='start (s)', bound='bound by', epoch='epoch (s)', stage='stage (s)')
+        df = self.df.assign(epoch=[f'{o.epoch:.1f} ± {o.spread:.1f}' for o in self.df.itertuples()])
+        digits = {names[k]: '{:.1f}'.format for k in ('model','loading','valid','start','stage')}
         digits[names['memory']] = '{:.0f}'.format
-        return render(self.df.rename(columns=names), index=False, formatters=digits)
+        return render(df.drop(columns='spread').rename(columns=names), index=False, formatters=digits)
 
 # %% ../nbs/08_preflight.ipynb #cb1e72c8
 @patch
@@ -167,11 +169,11 @@ def _caption(self:Preflight):
 
 @patch(as_prop=True)
 def warnings(self:Preflight)->list: # Of strings
-    "Why time does not scale with pixels, for stages whose epochs take over .6 of one at the last size"
+    "Why time does not scale with pixels, for stages whose epochs clearly take over .6 of one at the last size"
     last,res = self.df.iloc[-1],[]
     for s,r in zip(self.plan, self.df.itertuples()):
         share,pixels = r.epoch/last.epoch,s.pixels/self.plan[-1].pixels
-        if s.size==last['size'] or share<=max(.6, 1.15*pixels): continue
+        if s.size==last['size'] or share-2*r.spread/last.epoch<=max(.6, 1.25*pixels): continue
         why = "loading is the bottleneck: try `cache=True`, or more workers" if r.bound=='loading' else (
               "the model's time does not scale with the pixels: try a lighter stem, or a larger `bs`")
         res.append(f"An epoch at {s.size} px takes {share:.0%} of one at {last['size']} px, for {pixels:.0%} of its"
@@ -219,7 +221,7 @@ def preflight(self:Learner,
     n_epoch:int|tuple|list=None, # As in `fit_progressive`, or a `Plan`; None: as many as `minutes` allow
     sizes:list=None, # Sizes in px; None: up to three, ending at the current size of the `dls`
     minutes:float=None, # Time for the whole run, minutes
-    seconds:float=2., # Time per measurement, seconds; there are about five per size
+    seconds:float=2., # Time per measurement, seconds: training and validation at each size
     **kwargs
 )->Preflight:
     "Try every size as `fit_progressive` would train it: time, memory, batch size. The Learner does not change"

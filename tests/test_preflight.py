@@ -2,6 +2,7 @@
 import pytest
 from helpers import *
 from fastai_progresize.preflight import largest_bs
+from fastai_progresize.checks import trial
 from fastai_progresize.checks.trial import Timing, try_step
 from test_checkpoint import same_state
 
@@ -18,7 +19,7 @@ def test_neutral(path, fit, groups, frozen, workers):
         learn = learner(path, groups, workers, frozen=frozen, cbs=[MixUp(),GradientClip()])
         if preflight: learn.preflight(**three_sizes, fit=fit, seconds=.05)
         run(learn, fit)
-        res.append((weights(learn), learn.stage_history.drop(columns=['seconds','images/s'])))
+        res.append((weights(learn), learn.stage_history.drop(columns=['seconds','loading','images/s'])))
     assert same_weights(res[0][0], res[1][0])
     pd.testing.assert_frame_equal(res[0][1], res[1][1])
 
@@ -123,7 +124,7 @@ def made_up(monkeypatch, seconds):
     from fastai_progresize import preflight
     def _try(trial, dls, **kwargs):
         sec = seconds[tfms_size(dls.train)[0]]
-        return Timing(model=sec, loading=sec/2, epoch=sec, first=sec, memory=1.)
+        return Timing(model=sec, loading=0., memory=1.)
     monkeypatch.setattr(preflight, 'try_stage', _try)
 
 @pytest.mark.parametrize('minutes', (.5,1,7.3))
@@ -166,8 +167,30 @@ def test_bad_minutes(path, args, says):
     with pytest.raises(ValueError, match=re.escape(says)): learner(path).preflight(**args)
 
 def _times(model, loading):
-    epoch = max(model, loading)
-    return Timing(model=model, loading=loading, epoch=epoch, first=epoch, memory=1.)
+    "The model's seconds, and what loading takes beside it"
+    return Timing(model=model, loading=max(0., loading-model), memory=1.)
+
+def test_adds_up(path):
+    "An epoch is what its columns say, and is shown with its spread"
+    res = learner(path).preflight(4, (32,48), seconds=.05)
+    df = res.df
+    assert np.allclose(df.epoch, df.model+df.loading+df.valid+df.start) and (df.spread>=0).all()
+    assert res.seconds>=(df.epoch*df.epochs).sum()
+    assert f'{df.epoch[0]:.1f} ± {df.spread[0]:.1f}' in repr(res) and 'waiting for data (s)' in repr(res)
+
+def test_estimate():
+    "All batches at the pace of the last, and the longer wait for the first; no spread where all were timed"
+    assert trial._estimate([(3.,9.), (1.,2.), (1.,2.)], 3, 1)==(3., 6., 2., 0.)
+    *seconds,spread = trial._estimate([(5.,9.), (0.,1.), (0.,3.)], 100, 1)
+    assert seconds==[0., 200., 5.] and spread==pytest.approx(100*(1/2-1/100)**.5)
+    assert trial._estimate([(4.,1.)], 10, 2)==(40., 10., 0., 0.) and trial._estimate([], 3, 1)==(0.,)*4
+
+def test_lighter_stem_only_where_it_is_clear():
+    "65% of the time for 56% of the pixels is no reason, nor is what the measurement cannot tell"
+    def _says(small): return Preflight(Plan((4,2), (48,64), bs=32, fit='single_cycle'), [small,_times(4., 2.)]).warnings
+    assert _says(_times(2.6, 1.))==[]
+    assert 'try a lighter stem' in _says(_times(3.1, 1.))[0]
+    assert _says(Timing(model=3.1, loading=0., memory=1., spread=.3))==[]
 
 def test_not_worth_it():
     "Where an epoch at a smaller size takes most of one at the last, it says why; where it follows the pixels, nothing"

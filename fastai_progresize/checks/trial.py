@@ -186,86 +186,91 @@ def with_shapes(trial, first_dls):
     try: yield
     finally: learn.model = own
 
-# %% ../../nbs/checks/03_trial.ipynb #b24a0d10
+# %% ../../nbs/checks/03_trial.ipynb #93fbd088
 def _sync():
     if torch.cuda.is_available(): torch.cuda.synchronize()
 
+class Timed(GetAttr):
+    "A loader that ends after `seconds`, at four batches or more, and keeps the seconds of each: waiting, and at work"
+    _default = 'dl'
+    def __init__(self, dl, seconds): self.dl,self.seconds,self.times = dl,seconds,[]
+    def __len__(self): return len(self.dl)
+    def __iter__(self):
+        self.times,began = [],perf_counter()
+        asked = began
+        for b in self.dl:
+            _sync()
+            got = perf_counter()
+            yield b
+            _sync()
+            self.times.append((got-asked,perf_counter()-got))
+            asked = perf_counter()
+            if asked-began>self.seconds and len(self.times)>3: return
+
+# %% ../../nbs/checks/03_trial.ipynb #d78b079f
 def _memory():
     "Memory of this process, or the peak of the GPU, MiB"
     if torch.cuda.is_available(): return torch.cuda.max_memory_allocated()/2**20
     try: return int(open('/proc/self/statm').read().split()[1])*os.sysconf('SC_PAGE_SIZE')/2**20
     except OSError: return np.nan
 
-class _BatchTimer(Callback):
-    "Time the batches of an epoch, stopping training and validation after `seconds` each"
-    order = 1000
-    def __init__(self, seconds): self.seconds,self.memory,self.times = seconds,0.,{}
+class _MostMemory(Callback):
+    most = 0.
+    def after_pred(self): self.most = max(self.most, _memory())
+    def after_batch(self): self.after_pred()
 
-    def before_train(self):    self._start('train')
-    def before_validate(self): self._start('valid')
-    def _start(self, part):
-        _sync()
-        self.began,self.part,self.times[part] = perf_counter(),part,[]
-
-    def after_pred(self): self.memory = max(self.memory, _memory())
-    def after_batch(self):
-        _sync()
-        self.memory = max(self.memory, _memory())
-        self.times[self.part].append(perf_counter()-self.began)
-        if self.times[self.part][-1]<=self.seconds or self.iter<=3: return
-        raise CancelTrainException if self.training else CancelValidException
-
-# %% ../../nbs/checks/03_trial.ipynb #b2c3c637
-def _epoch_seconds(times, n, skip):
-    "Estimated seconds for `n` batches, from the times of the first ones"
-    if not times: return 0.
-    skip = min(skip, len(times)//2)
-    per = (times[-1]-times[skip])/(len(times)-1-skip) if len(times)-1>skip else times[-1]
-    return times[skip] + per*(n-1-skip)
+# %% ../../nbs/checks/03_trial.ipynb #8d31c1ce
+def _estimate(times, n, skip):
+    "Seconds of `n` batches, waiting and at work, by the last of `times`; more to wait for the first `skip`; standard error"
+    if not times: return 0.,0.,0.,0.
+    first,rest = np.split(np.array(times), [min(skip, len(times)//2)])
+    wait,work = map(float, rest.mean(0))
+    more = max(0., float(first[:,0].sum())-len(first)*wait)
+    return n*wait,n*work,more,n*float(rest.sum(1).std())*max(0., 1/len(rest)-1/n)**.5
 
 def _n_workers(dl): return getattr(getattr(dl, 'fake_l', dl), 'num_workers', 0)
 
-# %% ../../nbs/checks/03_trial.ipynb #1a381516
-def _load_times(dl, seconds):
-    began,times = perf_counter(),[]
-    for _ in dl:
-        _sync()
-        times.append(perf_counter()-began)
-        if times[-1]>seconds and len(times)>3: break
-    return times
-
+# %% ../../nbs/checks/03_trial.ipynb #e87ac426
 def _filled(dl, seconds):
     "`dl` limited to what it reads in `seconds`, with the pixels kept, and the times of these batches"
     if not hasattr(dl, 'kept'): return dl,[]
     dl,idxs = copy_dl(dl),dl.get_idxs()
     dl.get_idxs = partial(noop, idxs)       # no lambda: a spawned worker gets `dl` as a pickle
-    times = _load_times(dl, seconds)
-    dl.get_idxs = partial(noop, idxs[:len(times)*dl.bs])
-    return dl,times
+    timed = Timed(dl, seconds)
+    for _ in timed: pass
+    dl.get_idxs = partial(noop, idxs[:len(timed.times)*dl.bs])
+    return dl,timed.times
 
-# %% ../../nbs/checks/03_trial.ipynb #c2e5aac5
+# %% ../../nbs/checks/03_trial.ipynb #41b2239e
 @dataclass
 class Timing:
     "Seconds of an epoch, and memory"
-    model:float # The model alone
-    loading:float # Loading alone
-    epoch:float # Both together
-    first:float # The first epoch, which may decode images
+    model:float # The model in training
+    loading:float # Waiting for data in training
     memory:float # MiB
+    valid:float=0. # Validation
+    start:float=0. # Waiting more for the first batches, as workers start
+    spread:float=0. # Standard error of `epoch`
+    filling:float=0. # Reading all in the first epoch, if that decodes images
+    @property
+    def epoch(self):
+        "All parts of an epoch"
+        return self.model+self.loading+self.valid+self.start
+    @property
+    def first(self):
+        "The first epoch"
+        return max(self.epoch, self.filling)
 
 def try_stage(trial, dls, seconds=2.):
     "The `Timing` of an epoch. Raises `torch.OutOfMemoryError`"
-    alone,both = _BatchTimer(float('inf')),_BatchTimer(seconds)
     if torch.cuda.is_available(): torch.cuda.reset_peak_memory_stats()
+    memory,dls = _MostMemory(),copy(dls)
     with same_random():
-        dls = copy(dls)
-        dls.loaders = [copy_dl(o) if isinstance(o, TfmdDL) else o for o in dls.loaders[:2]]
-        ns,skip = L(dls.loaders).map(len),2*_n_workers(dls.train)
-        dls.loaders,filling = zip(*[_filled(o, seconds) for o in dls.loaders])
-        one = repeat_batches(dls, [_first_batch(o) if n else None for o,n in zip(dls.loaders, ns)], 4)
-        for o,timer in ((one,alone),(dls,both)): try_batches(trial, o, timer)
-        loading = [_load_times(o, seconds) for o in dls.loaders]
-    def _all(times): return float(sum(_epoch_seconds(o, n, skip) for o,n in zip(times, ns)))
-    model = sum(np.median(np.diff(o))*n for o,n in zip(alone.times.values(), ns) if o)
-    epoch = _all(both.times.values())
-    return Timing(float(model), _all(loading), epoch, max(epoch, _all(filling)), max(alone.memory, both.memory))
+        loaders = [copy_dl(o) if isinstance(o, TfmdDL) else o for o in dls.loaders[:2]]
+        ns,skip = L(loaders).map(len),max(1, 2*_n_workers(dls.train))
+        loaders,filling = zip(*[_filled(o, seconds) for o in loaders])
+        dls.loaders = [Timed(o, seconds) for o in loaders]
+        try_batches(trial, dls, memory)
+    train,valid = (_estimate(o.times, n, skip) for o,n in zip(dls.loaders, ns))
+    filling = sum(sum(_estimate(o, n, skip)[:3]) for o,n in zip(filling, ns))
+    return Timing(train[1], train[0], memory.most, sum(valid[:2]), train[2]+valid[2], math.hypot(train[3], valid[3]), filling)
