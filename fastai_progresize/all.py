@@ -16,3 +16,4 @@ from fastai_progresize.preflight import *
 from fastai_progresize.callbacks import *
 from fastai_progresize.resume.checkpoint import *
 from fastai_progresize.learner import *
+from fastai_progresize.report.compare import *

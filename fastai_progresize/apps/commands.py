@@ -106,7 +106,7 @@ def progresize_demo(
 
 # %% ../../nbs/apps/04_commands.ipynb #2083fd86
 @command("""  progresize-fit photos
-  progresize-fit photos --sizes 128,224 --epochs 10 --arch xresnet50 --compare
+  progresize-fit photos --sizes 128,224 --epochs 10 --arch xresnet50 --compare --seeds 3
   progresize-fit photos --sizes 128,224 --epochs 4,5 --fit fine_tune
   progresize-fit photos --arch resnet34 --pretrained --out results --checkpoint
   progresize-fit photos --arch resnet34 --pretrained --out results --resume""")
@@ -119,7 +119,8 @@ def progresize_fit(
     bs:int=None, # Batch size, images; default: 64, or less for fewer than 256 training images
     lr:float=3e-3, # Highest lr
     fit:Annotated[str, dict(choices=fit_names)]=None, # How to train; default: flat_cos, or fine_tune if pretrained
-    compare:store_true=False, # Also train at the final size throughout
+    compare:store_true=False, # Also train at the final size throughout, in one cycle
+    seeds:int=1, # Pairs of runs for --compare
     presize:int=None, # Size of items before augmentation, px
     cache:store_true=False, # Keep small copies of large photographs, which load faster
     decoded:store_true=False, # Keep the pixels of all images, which load fastest and take more of the disk
@@ -137,7 +138,7 @@ def progresize_fit(
     from fastai_progresize.apps.folder import fit_folder, folder_learner
     plan = Plan(epochs, sizes, size=None if sizes else 224, bs=bs, fit=fit)
     learner = partial(folder_learner, arch=arch, pretrained=pretrained, lr=lr)
-    fit_folder(Path(path), Path(out), plan, compare, seed, learner, checkpoint, resume, preflight or None,
+    fit_folder(Path(path), Path(out), plan, compare, seeds, seed, learner, checkpoint, resume, preflight or None,
                presize=presize, cache=cache, decoded=decoded, num_workers=num_workers,
                verify=True if verify=='error' else verify)
 

@@ -14,9 +14,10 @@ with warnings.catch_warnings():
     warnings.simplefilter('ignore')     # fastai and torch warn at import
     from fastai.vision.all import *
     from fastai_progresize.all import *
-    from fastai_progresize.args import Invalid, check_folder, check_lr, check_outside, is_number
+    from fastai_progresize.args import Invalid, check_count, check_folder, check_lr, check_outside, is_number
     from fastai_progresize.utils import warn_once
     from fastai_progresize.apps.log import bars_in_terminal, epoch_lines
+    from fastai_progresize.report.compare import add_run, one_cycle_plan
     from fastai_progresize.samples import glyphs, small_resnet
 
 # %% ../../nbs/apps/03_folder.ipynb #99a6bd9d
@@ -94,12 +95,15 @@ def _train(learn, plan, data, preflight, **kwargs):
     if tried: print(f"\nIt took {perf_counter()-began:.0f} seconds; {tried.seconds:.0f} were predicted")
 
 def _train_fixed(learn, plan, data):
-    "Train `learn` for as many epochs as `plan`, as many of them with a frozen body, at its final size"
-    n = sum(s.n_frozen for s in plan)
-    frozen = dict(freeze_epochs=n) if plan[0].fit=='fine_tune' else {}
-    fixed = Plan(plan.n_epoch-n if frozen else plan.n_epoch, plan[-1].size, fit=plan.fit, **frozen)
-    print(f"\n\nAt {plan[-1].size} px throughout:")
-    with epoch_lines(learn): learn.fit_progressive(fixed, get_dls=data)
+    print(f"\n\nAt {plan[0].size} px throughout, in one cycle:")
+    with epoch_lines(learn): learn.fit_progressive(plan, get_dls=data)
+
+def _more_seeds(learner, plan, seeds, out, data):
+    "Compare pairs of runs, all but those that have been trained"
+    print(f"\n\nWith {len(seeds)} seeds:")
+    compared = compare_fits(learner, plan, seeds, out, get_dls=data)
+    compared.plot().figure.savefig(out/'compare.png', dpi=120)
+    print(f"{compared}\ncompare.csv and compare.png are in {out}")
 
 # %% ../../nbs/apps/03_folder.ipynb #be7920c2
 @bars_in_terminal()
@@ -108,7 +112,8 @@ def fit_folder(
     path:Path, # Folder of images
     out:Path, # Folder for the results
     plan:Plan, # Sizes, epochs and batch size of the run; if its `bs` is open: 64, or less for few images
-    compare:bool=False, # Also train for as many epochs at the final size throughout?
+    compare:bool=False, # Also train for as many epochs at the final size, in one cycle?
+    seeds:int=1, # Pairs of runs to compare, with this and the next seeds
     seed:int=42, # Seed of training, and of a random split
     learner:callable=folder_learner, # Function from `DataLoaders` to a `Learner`
     checkpoint:bool=False, # Save the state of the run in `out` at the end of each epoch?
@@ -119,6 +124,7 @@ def fit_folder(
     "Train on the images of `path` at growing sizes, print time and results, and save them in `out`"
     for k,v in dict(path=path, out=out).items(): check_folder(k, v)
     check_outside('out', out, path)
+    check_count('seeds', seeds)
     data,final = partial(get_dls, path=path, seed=seed, **kwargs),plan[-1]
     bs = final.bs or _own_bs(data, final.size)
     def _learner():
@@ -131,10 +137,14 @@ def fit_folder(
     _save_run(learn, out)
     runs = dict(progressive=learn.stage_history)
     if compare:
-        _train_fixed(fixed := _learner(), plan, data)
+        fixed,control = _learner(),one_cycle_plan(plan)
+        _train_fixed(fixed, control, data)
         runs[f'{final.size} px'] = fixed.stage_history
     res = compare_runs(**runs)
     _print_results(learn, res, out)
+    if compare and seeds>1:
+        for o in (('progressive',seed,plan,learn),('one cycle',seed,control,fixed)): add_run(out/'compare.csv', *o)
+        _more_seeds(lambda: learner(data(final.size, bs)), plan, range(seed, seed+seeds), out, data)
     return learn,res
 
 # %% ../../nbs/apps/03_folder.ipynb #5d932c0b

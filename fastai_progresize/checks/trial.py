@@ -221,7 +221,7 @@ class _MostMemory(Callback):
 
 # %% ../../nbs/checks/03_trial.ipynb #8d31c1ce
 def _estimate(times, n, skip):
-    "Seconds of `n` batches, waiting and at work, by the last of `times`; more to wait for the first `skip`; standard error"
+    "Seconds of `n` batches: waiting, at work, waiting more for the first `skip`; and the standard error"
     if not times: return 0.,0.,0.,0.
     first,rest = np.split(np.array(times), [min(skip, len(times)//2)])
     wait,work = map(float, rest.mean(0))
@@ -273,4 +273,5 @@ def try_stage(trial, dls, seconds=2.):
         try_batches(trial, dls, memory)
     train,valid = (_estimate(o.times, n, skip) for o,n in zip(dls.loaders, ns))
     filling = sum(sum(_estimate(o, n, skip)[:3]) for o,n in zip(filling, ns))
-    return Timing(train[1], train[0], memory.most, sum(valid[:2]), train[2]+valid[2], math.hypot(train[3], valid[3]), filling)
+    start,spread = train[2]+valid[2],math.hypot(train[3], valid[3])
+    return Timing(train[1], train[0], memory.most, sum(valid[:2]), start, spread, filling)
