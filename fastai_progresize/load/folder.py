@@ -86,7 +86,7 @@ def _make_fast(dls, tfm, cache, decoded):
     for dl in dls.loaders:
         dl.dataset = read_scaled(dl.dataset, copies)
         dl.after_item = Pipeline(quick_tensors(dl.after_item.fs), split_idx=dl.after_item.split_idx)
-    return as_fast(dls, dls.loaders, copies)
+    return as_fast(dls, dls.loaders)
 
 # %% ../../nbs/load/07_folder.ipynb #39b0331a
 def _check_source(path, dblock, min_scale, verify):
