@@ -40,7 +40,7 @@ def caches(tmp_path_factory, files):
     "Folders of copies that are full: of the files, of another size, of the same files in another order, of others"
     d = tmp_path_factory.mktemp('caches')
     others = get_image_files(save_pictures(d/'others', start=10)).sorted()
-    fill(d/'a', files)
+    for _ in range(2): fill(d/'a', files)      # made, and used again
     fill(d/'size', files, 20)
     fill(d/'order', files[::-1])
     fill(d/'others_copies', others)
@@ -150,6 +150,35 @@ def test_no_wrong_pixels(caches, files, tmp_path, what):
         return
     check_right(pixels, files)
     check_right(Pixels(d, 16).reserve(files), files)
+
+def damage_somewhere(d, rng):
+    "One of several kinds of damage, at a random place"
+    file = one(d, rng.choice(names))
+    data,(i,j) = bytearray(file.read_bytes()),sorted(rng.random() for _ in range(2))
+    i,j = int(i*len(data)),int(j*len(data))
+    kind = rng.choice(('bits','bytes','zeros','cut','longer','moved','removed'))
+    if kind=='bits':
+        for _ in range(rng.randint(1, 8)): data[rng.randrange(len(data))] ^= 1<<rng.randrange(8)
+    elif kind=='bytes': data[i:j] = rng.randbytes(j-i)
+    elif kind=='zeros': data[i:j] = bytes(j-i)
+    elif kind=='cut': del data[i:]
+    elif kind=='longer': data += rng.randbytes(rng.randint(1, 500))
+    elif kind=='moved': data[:] = data[i:]+data[:i]
+    else: del data[i:j]
+    file.write_bytes(data)
+
+@pytest.mark.long
+def test_much_damage(caches, files, tmp_path, count):
+    rng,n,n_wrong = random.Random(1),1000,0
+    for k in range(n):
+        d = tmp_path/str(k)
+        shutil.copytree(caches/'a', d)
+        for _ in range(rng.randint(1, 3)): damage_somewhere(d, rng)
+        try: check_right(Pixels(d, 16).reserve(files), files)
+        except AssertionError: n_wrong += 1
+        shutil.rmtree(d)
+    count('damaged copies, read right or made again', n, n-n_wrong)
+    assert not n_wrong
 
 @pytest.mark.parametrize('where', np.linspace(.05, .95, 7))
 def test_damaged_between_reserve_and_first_use(caches, files, tmp_path, where):
@@ -331,7 +360,7 @@ def test_read_only(photos, files, tmp_path, monkeypatch):
     c = tmp_path/'c'
     dls = data(photos, c, decoded=True)
     want = batch(dls)
-    for o in files: dls.train.dataset.copies.fill(o)
+    for o in files: dls.train.kept.pixels.fill(o)
     before = sorted((o.name,o.stat().st_mtime_ns) for o in c.rglob('*'))
     refuse_writing(monkeypatch)
     again = data(photos, c, decoded=True)
@@ -339,7 +368,7 @@ def test_read_only(photos, files, tmp_path, monkeypatch):
     assert sorted((o.name,o.stat().st_mtime_ns) for o in c.rglob('*'))==before
     with pytest.raises(OSError, match='Read-only file system.*: pass another folder'):
         get_dls(24, 2, photos, num_workers=0, presize=24, cache=c, decoded=True)
-    pixels = again.train.dataset.copies
+    pixels = again.train.kept.pixels
     with open(pixels.file, 'r+b') as f: f.write(bytes(pixels.file.stat().st_size//2))
     with pytest.raises(OSError): data(photos, c, decoded=True)
 
@@ -348,7 +377,7 @@ def test_cut_off_beside_a_run(photos, tmp_path, name):
     "An error, where reading on would kill the process"
     dls = data(photos, tmp_path, decoded=True)
     batch(dls)
-    pixels = dls.train.dataset.copies
+    pixels = dls.train.kept.pixels
     os.truncate(pixels.file if name=='pixels' else pixels.index, 200)
     for dl in dls.loaders:
         with pytest.raises(OSError, match=r'\.pixels were cut off since .* make them again'): list(dl)

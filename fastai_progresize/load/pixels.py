@@ -62,11 +62,8 @@ def _seals(entries, head):
     fields = entries.view(np.uint8).reshape(len(entries), _entry.itemsize)[:,:_entry.fields['seal'][1]]
     return [zlib.crc32(o, zlib.crc32(head)) for o in fields]
 
-def _map_file(file):
-    "`file` in memory, for reading, and what tells it from another of this name"
-    with open_regular(file) as f:
-        st = os.fstat(f.fileno())
-        return mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) if st.st_size else b'',(st.st_dev,st.st_ino)
+def _map(file):
+    with open_regular(file) as f: return mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
 
 def _image_size(fn):
     "The size of `fn`, or why it cannot be had"
@@ -132,7 +129,7 @@ def crop(self:Pixels, i, size, tl):
 
 # %% ../../nbs/load/02_pixels.ipynb #31174e15
 @patch
-def _entries(self:Pixels, keys, fulls, start, head):
+def _entries(self:Pixels, keys, fulls, start):
     "Entries of images of the sizes `fulls`, whose places begin at `start`"
     new = np.zeros(len(keys), _entry)
     w,h = cover_size(fulls, self.size)
@@ -140,23 +137,22 @@ def _entries(self:Pixels, keys, fulls, start, head):
     w,h = w*is_kept,h*is_kept
     n = len(self.mode)*w*h
     new['key'],new['place'] = keys,np.stack([start+n.cumsum()-n, w, h, *fulls], 1)
-    new['seal'] = _seals(new, head)
+    new['seal'] = _seals(new, self.head)
     return new
-
 
 @patch
 def _open(self:Pixels):
     "Map file and index for reading; False if they are not there, or not as they were made"
-    try: self.maps,self.ids = zip(*map(_map_file, (self.file,self.index)))
-    except FileNotFoundError: return False
-    self.head,other = (bytes(o[:_head]) for o in self.maps)
-    if self.head!=other or not self.head.startswith(self.file.stem.encode()+b' ') or len(other)<_head: return False
+    try: self.maps = [_map(o) for o in (self.file,self.index)]
+    except (FileNotFoundError,ValueError): return False     # the other: it is empty
+    self.head,other = (o[:_head] for o in self.maps)
+    if self.head!=other or not self.head.startswith(self.file.stem.encode()+b' '): return False
     data,index = (np.frombuffer(o, np.uint8) for o in self.maps)
     n = (len(index)-_head)//_entry.itemsize        # less one that is half written
     e = index[_head:_head+n*_entry.itemsize].view(_entry)
     fulls = e['place'][:,3:].T.copy()
     if ((fulls<1) | (fulls>_most)).any(): return False
-    made = self._entries(e['key'], fulls, _head, self.head)
+    made = self._entries(e['key'], fulls, _head)
     self.end = int((made['place'][:,0]+len(self.mode)*made['place'][:,1:3].prod(1)).max(initial=_head))
     if self.end>len(data) or any((made[o]!=e[o]).any() for o in ('place','seal')): return False
     self.entries,self.places,self.there = made,made['place'],e['check']     # of the index, only `there` is read again
@@ -177,18 +173,14 @@ def _look_up(self:Pixels, keys):
     return True
 
 @patch
-def _is_full(self:Pixels, keys):
-    return self._open() and self._look_up(keys) and all(self.there[i] for i in self.rows.values())
-
-@patch
 def reserve(self:Pixels, files):
     "Find or claim a place for each of `files`. Raises `ValueError` for bad files, or if they do not fit on the disk"
     files = L(files).map(str).unique()
     try: keys = {f: source_key(f).encode() for f in files}
     except OSError as e: raise_faults({e.filename: e.strerror})
+    make_folder(self.folder)
     with disk_faults(self.folder):
-        make_folder(self.folder)
-        if self._is_full(keys): return self
+        if self._open() and self._look_up(keys) and all(self.there[i] for i in self.rows.values()): return self
         with copies_lock(self.folder):
             self._begin()
             self._add(keys)
@@ -216,7 +208,7 @@ def _add(self:Pixels, keys):
     if not new: return
     fulls = parallel(_image_size, new.values(), threadpool=True, n_workers=defaults.cpus, progress=False)
     raise_faults({f: o for f,o in zip(new.values(), fulls) if isinstance(o, str)})
-    new = self._entries(list(new), np.array(fulls).T, self.end, self.head)
+    new = self._entries(list(new), np.array(fulls).T, self.end)
     self._claim(new['place'][:,1:3].prod(1))
     write_at(self._writable()[1], new.tobytes(), _head+len(self.entries)*_entry.itemsize)
     self._open()
@@ -288,7 +280,6 @@ def _writable(self:Pixels):
     if self.out is None:
         try: out = [open_regular(o, 'r+b') for o in (self.file,self.index)]
         except FileNotFoundError: raise self._gone('were removed') from None
-        for f,known in zip(out, self.ids):
-            if (st := os.fstat(f.fileno())) and (st.st_dev,st.st_ino)!=known: raise self._gone('were replaced')
+        if any(f.read(_head)!=self.head for f in out): raise self._gone('were replaced')
         self.out = out
     return self.out
