@@ -358,13 +358,14 @@ def refuse_writing(m):
 def test_read_only(photos, files, tmp_path, monkeypatch):
     "Full copies serve without a lock; what is missing or wrong is an error with the way out"
     c = tmp_path/'c'
-    dls = data(photos, c, decoded=True)
+    dls,jpeg = (data(photos, c, decoded=o) for o in (True,False))
     want = batch(dls)
     for o in files: dls.train.kept.pixels.fill(o)
     before = sorted((o.name,o.stat().st_mtime_ns) for o in c.rglob('*'))
     refuse_writing(monkeypatch)
     again = data(photos, c, decoded=True)
     assert torch.equal(batch(again), want) and torch.equal(batch(pickle.loads(pickle.dumps(again))), want)
+    assert torch.equal(batch(data(photos, c)), batch(jpeg))
     assert sorted((o.name,o.stat().st_mtime_ns) for o in c.rglob('*'))==before
     with pytest.raises(OSError, match='Read-only file system.*: pass another folder'):
         get_dls(24, 2, photos, num_workers=0, presize=24, cache=c, decoded=True)
@@ -402,6 +403,17 @@ def test_thin_images_stay_out(photos, tmp_path, size, capsys):
         want = Resize(16, resamples=(Image.BICUBIC,0))(ScaledImage.create(d/'a'/'thin.png'), split_idx=dl.split_idx)
         assert torch.equal(got[0], ScaledToTensor()(want))
     assert len(list(data(d, tmp_path/'c', decoded=True).valid)) and not capsys.readouterr().out
+
+def test_sizes_beyond_the_format(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, '_most', 49)
+    with pytest.raises(ValueError, match='3.png cannot be read as an image: it is 50x40 px.* 1 to 49 px'):
+        Pixels(tmp_path, 16).reserve(files)
+
+def test_long_images_have_no_jpeg_copy(tmp_path):
+    "A JPEG has at most 65,500 px a side"
+    (tmp_path/'d').mkdir()
+    Image.new('RGB', (20,70_000)).save(tmp_path/'d'/'a.png')
+    assert not list(presize_images(tmp_path/'d', 19, tmp_path/'c', progress=False).iterdir())
 
 def test_only_what_is_missing_is_claimed(files, tmp_path, monkeypatch):
     "Space for new images, not for holes in the file"

@@ -1,4 +1,4 @@
-"""Where copies lie: found by their source, and written to with care
+"""The files of copies: how they are found, opened, written and locked
 
 Docs: https://fastai-progresize.github.io/fastai_progresize/load/disk.html.md"""
 

@@ -70,7 +70,7 @@ def _image_size(fn):
     try:
         check_regular(fn)
         with Image.open(fn) as im: w,h = im.size
-        return (w,h) if 0<w<=_most and 0<h<=_most else f"it is {w}x{h} px"
+        return (w,h) if 0<w<=_most and 0<h<=_most else f"it is {w}x{h} px, and copies have sides of 1 to {_most} px"
     except Exception as e:
         if is_resource_error(e): raise
         return reason(e, fn)
