@@ -92,13 +92,13 @@ def _mode(ds):
     tfm = first(o for o in read_scaled(ds).tls[0].tfms.fs if isinstance(o, ReadImage))
     return tfm and tfm.image_cls._open_args['mode']
 
-def copies_for(dl, tfms, files, cache, decoded):
-    "The copies of `files`, at the size that the first of `tfms` that resizes needs; None for none"
+def copies_for(dls, tfms, cache, decoded):
+    "The copies of the images of `dls`, at the size that the first of `tfms` that resizes needs; None for none"
     if not (cache or decoded): return
     if not all(reads_as_fastai(o.create) for o in (PILImage,PILImageBW)):
         raise ValueError("cache: images are not read by fastai's own `PILImage.create` and `load_image`, so that copies"
                          " would have other pixels: omit `cache` and `decoded`, or restore these functions")
-    if not files: return
+    if not (files := image_files(dls, 1)): return
     resize = first(o for o in tfms if isinstance(o, Resize))
     if resize is None:
         raise ValueError("cache: the items of these DataLoaders have no `Resize`, which says how large copies have to"
@@ -109,7 +109,7 @@ def copies_for(dl, tfms, files, cache, decoded):
     if resize.method==ResizeMethod.Pad:
         raise ValueError("decoded: these images are padded (`Resize` with method='pad'), not cropped from pixels: omit"
                          " it, or use method='crop' or 'squish'")
-    mode = _mode(dl.dataset)
+    mode = _mode(dls.train.dataset)
     return mode and copies_in(folder, (h,w), True, mode, resize.mode).reserve(files)
 
 # %% ../../nbs/load/06_fast.ipynb #d47cbce8
@@ -146,7 +146,7 @@ def fast_loaders(dls, cache=None, decoded=None):
     keep = 1. if cache or decoded else None
     tfms = [_fast_tfms(dl, keep) if isinstance(dl, TfmdDL) else {} for dl in dls.loaders]
     item_tfms = tfms[0]['after_item'].fs if tfms[0] else []
-    copies = copies_for(dls.train, item_tfms, image_files(dls, 1), cache, decoded) if cache or decoded else None
+    copies = copies_for(dls, item_tfms, cache, decoded)
     res = [copy_dl(dl, dataset=read_scaled(dl.dataset, copies), **t) if isinstance(dl, TfmdDL) else dl
            for dl,t in zip(dls.loaders, tfms)]
     return as_fast(dls, res)
