@@ -39,8 +39,9 @@ def disk_faults(folder):
     try: yield
     except OSError as e:
         if e.errno not in disk_errors or isinstance(e, CopiesError): raise
+        what = f'{Path(e.filename).name}: {e.strerror}' if isinstance(e.filename, str) else e.strerror
         instead = ("free some space, or " if e.errno in _full else '') + "pass another folder as `cache=`"
-        raise CopiesError(e.errno, f"The presized copies cannot be written to {folder} ({e.strerror};"
+        raise CopiesError(e.errno, f"The presized copies cannot be written to {folder} ({what};"
                                    f" {free_bytes(folder)/2**20:.1f} MiB are free there): {instead}") from e
 
 def make_folder(folder):
@@ -56,15 +57,15 @@ def open_regular(file, mode='rb', flags=0):
     "Open the regular file `file`, to write only if it is no link, has one name and is this user's"
     writes = '+' in mode
     flags |= getattr(os, 'O_NONBLOCK', 0) | (getattr(os, 'O_NOFOLLOW', 0) if writes else 0)
-    if writes and os.path.islink(file): raise OSError(errno.ELOOP, f'{Path(file).name} is a link')
+    if writes and os.path.islink(file): raise OSError(errno.ELOOP, 'it is a link', str(file))
     f = open(file, mode, 0, opener=lambda name,own: os.open(name, own|flags, 0o666))
     st = os.fstat(f.fileno())
-    if not S_ISREG(st.st_mode): fault = 'is not a regular file'
-    elif writes and st.st_nlink!=1: fault = 'is a hard link'
-    elif writes and hasattr(os, 'geteuid') and st.st_uid!=os.geteuid(): fault = 'belongs to another user'
+    if not S_ISREG(st.st_mode): fault = 'it is not a regular file'
+    elif writes and st.st_nlink!=1: fault = 'it is a hard link'
+    elif writes and hasattr(os, 'geteuid') and st.st_uid!=os.geteuid(): fault = 'it belongs to another user'
     else: return f
     f.close()
-    raise OSError(errno.EPERM, f'{Path(file).name} {fault}')
+    raise OSError(errno.EPERM, fault, str(file))
 
 _one_writer = threading.Lock()
 

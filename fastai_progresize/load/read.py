@@ -34,8 +34,6 @@ def _resize(im, box, size, mode):
     "The part `box` of `im` at `size`, by PyTorch"
     return resize_planes(image_planes(im), box, size, mode)
 
-def _from_planes(x): return Image.fromarray(x.permute(1,2,0).squeeze(2).numpy())
-
 # %% ../../nbs/load/03_read.ipynb #ef19386d
 class ScaledImage(PILImage):
     "A `PILImage` that is decoded when it is used: a JPEG at 1/2, 1/4 or 1/8 of its size, if that is enough"
@@ -73,7 +71,8 @@ class ScaledImage(PILImage):
 @patch
 def load(self:ScaledImage):
     "Decode the image, if it is not yet"
-    if self._im is None and self.planes is not None: self.im = _from_planes(self.planes).im
+    if self._im is None and self.planes is not None:
+        self.im = Image.fromarray(self.planes.permute(1,2,0).squeeze(2).numpy()).im
     if self._is_lazy(): self.im = self.decode_image()[0].im
     return super(ScaledImage, self).load()
 
