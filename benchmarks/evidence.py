@@ -8,7 +8,8 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'passive')   # threads that wait leave 
 from dataclasses import dataclass, replace
 from fastai.vision.all import *
 from fastai_progresize.all import *
-from fastai_progresize.apps.book import Experiment, run_experiment, same_epochs, same_seconds
+from fastai_progresize.apps.book import run_experiment
+from fastai_progresize.apps.experiments import Experiment, same_epochs, same_seconds
 from fastai_progresize.utils import whole_file
 from fastai_progresize.samples import glyphs
 

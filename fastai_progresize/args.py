@@ -14,7 +14,9 @@ from pathlib import Path
 from fastcore.foundation import L
 
 # %% ../nbs/00_args.ipynb #b955290a
-def _as_python(name, *value): return f'{name}={value[0]!r}' if value else name
+def as_python(name, *value):
+    "An argument as Python has it"
+    return f'{name}={value[0]!r}' if value else name
 
 class Either(tuple):
     "Text for Python, and what the commands say instead"
@@ -29,7 +31,7 @@ class Invalid(ValueError):
             return argument(*o) if isinstance(o, tuple) else str(o)
         return ''.join(map(_part, self.args))
 
-    def __str__(self): return self.say(_as_python, in_command=False)
+    def __str__(self): return self.say(as_python, in_command=False)
 
 # %% ../nbs/00_args.ipynb #4d68d3ef
 def is_number(o):

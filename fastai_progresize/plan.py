@@ -39,7 +39,7 @@ class Plan(TableWithText):
         aug:tuple=None, # Strength of augmentation at the first and the last stage, such as (.5,1.); None: as it is
     ):
         args = {k:v for k,v in locals().items() if k!='self'}
-        if isinstance(n_epoch, Plan): self._derive(*_same(**args))
+        if isinstance(n_epoch, Plan): self._derive(*_same(args))
         else: self._derive(checked_args(args), Known())
 
     @property
@@ -53,12 +53,12 @@ class Plan(TableWithText):
     def __eq__(self, other): return isinstance(other, Plan) and self._trains()==other._trains()
     def _trains(self): return {**vars(self), 'known':self.auto_bs, 'args':self.known.frozen is None and self.args}
 
-def _same(n_epoch, **kwargs):
-    "What the plan `n_epoch` is made of, if there are no other arguments beside it"
-    default = inspect.signature(Plan).parameters
-    more = [k for k,v in kwargs.items() if v is not default[k].default and v!=default[k].default]
+def _same(args):
+    "What the plan in `args` is made of, if there are no other arguments beside it"
+    plan,default = args.pop('n_epoch'),inspect.signature(Plan).parameters
+    more = [k for k,v in args.items() if v is not default[k].default and v!=default[k].default]
     if more: raise ValueError(f"{', '.join(more)}: a `Plan` has its own, pass other values to `Plan(...)`")
-    return n_epoch.args,n_epoch.known
+    return plan.args,plan.known
 
 # %% ../nbs/06_plan.ipynb #01f6b0b6
 @patch

@@ -39,32 +39,33 @@ def _check_values(args):
     if args.freeze_epochs is not None: check_count('freeze_epochs', args.freeze_epochs, 0)
 
 # %% ../nbs/05_plan_args.ipynb #e8051326
-def _stages_in(n_epoch):
-    "The `Stage`s in `n_epoch`; None if it has only numbers"
-    if not is_list(n_epoch) or not any(isinstance(o, Stage) for o in n_epoch): return
-    if all(isinstance(o, Stage) for o in n_epoch): return list(n_epoch)
-    raise Invalid(('n_epoch',n_epoch), ": pass either all `Stage`s, or only numbers of epochs")
+def _given_stages(args):
+    "The `Stage`s in `args.n_epoch`; None if it has only numbers"
+    given = args.n_epoch
+    if not is_list(given) or not any(isinstance(o, Stage) for o in given): return
+    if all(isinstance(o, Stage) for o in given): return list(given)
+    raise Invalid(('n_epoch',given), ": pass either all `Stage`s, or only numbers of epochs")
 
-def _check_meant(n_epoch, sizes):
+def _check_meant(args):
     "Raise an `Invalid` for numbers of epochs that look like sizes"
-    if sizes is not None or not is_list(n_epoch) or len(n_epoch)<2: return
-    if all(o>=32 and o%8==0 for o in n_epoch) and all(a<b for a,b in zip(n_epoch, n_epoch[1:])):
-        raise Invalid(('n_epoch',tuple(n_epoch)), f" would be {sum(n_epoch)} epochs and looks like sizes: pass ",
-                      ('`n_epoch`',), " and ", ('sizes',tuple(n_epoch)), "; if they are epochs, pass their ",
-                      ('`sizes`',), " too")
+    if args.sizes is not None or not is_list(args.n_epoch) or len(args.n_epoch)<2: return
+    given = tuple(args.n_epoch)
+    if all(o>=32 and o%8==0 for o in given) and all(a<b for a,b in zip(given, given[1:])):
+        raise Invalid(('n_epoch',given), f" would be {sum(given)} epochs and looks like sizes: pass ", ('`n_epoch`',),
+                      " and ", ('sizes',given), "; if they are epochs, pass their ", ('`sizes`',), " too")
 
 def _check_epochs(args):
     if args.stages and args.sizes is not None:
         raise Invalid(('sizes',args.sizes), ": the `Stage`s have their own sizes: pass one or the other")
     if args.stages: return
     for o in args.n_epoch if is_list(args.n_epoch) else [args.n_epoch]: check_count('n_epoch', o)
-    _check_meant(args.n_epoch, args.sizes)
+    _check_meant(args)
 
 def checked_args(args):
     "The arguments of a `Plan`, with plain lists, if each is valid on its own"
     res = AttrDict({k: _plain_list(v) for k,v in args.items()})
     if isinstance(res.n_epoch, Stage): res.n_epoch = [res.n_epoch]
-    res.auto_bs,res.stages = isinstance(res.bs, str) and res.bs=='auto',_stages_in(res.n_epoch)
+    res.auto_bs,res.stages = isinstance(res.bs, str) and res.bs=='auto',_given_stages(res)
     if res.auto_bs: res.bs = None
     res.cycle = {k: res[k] for k in _cycle}
     _check_values(res)

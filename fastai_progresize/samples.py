@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from fastai.vision.all import *
 from PIL import ImageDraw, ImageEnhance, ImageFont
 from sklearn.datasets import load_sample_images
-from .args import check_count, check_folder, check_seed, is_list, is_number
+from .args import Invalid, check_count, check_folder, check_seed, is_list, is_number
 
 # %% ../nbs/11_samples.ipynb #db167b75
 glyph_classes = list('ABCDEFGHIJ')
@@ -84,7 +84,7 @@ def data_folder(path):
 
 def _check_scale(scale):
     if is_list(scale) and len(scale)==2 and all(map(is_number, scale)) and .05<=scale[0]<=scale[1]<=.6: return
-    raise ValueError(f"scale={scale!r}: pass the lowest and the highest share, from .05 to .6")
+    raise Invalid(('scale',scale), ": pass the lowest and the highest share, from .05 to .6")
 
 # %% ../nbs/11_samples.ipynb #2e69c70a
 def glyphs(
@@ -118,7 +118,7 @@ def small_resnet(
 )->nn.Sequential:
     "A ResNet of four blocks with a light stem, for small images and few cores"
     check_count('n_out', n_out)
-    if not is_list(widths) or len(widths)<2: raise ValueError(f"widths={widths!r}: pass a list of at least two")
+    if not is_list(widths) or len(widths)<2: raise Invalid(('widths',widths), ": pass a list of at least two")
     for o in widths: check_count('widths', o, most=10_000)
     stem,first,*more = widths
     blocks = [ResBlock(1, first, first), *(ResBlock(1, a, b, stride=2) for a,b in zip(widths[1:], more))]

@@ -2,7 +2,8 @@
 import pytest, shutil, subprocess
 from dataclasses import replace
 from helpers import *
-from fastai_progresize.apps.book import _files, experiments, run_experiment
+from fastai_progresize.apps.book import run_experiment
+from fastai_progresize.apps.experiments import _files, experiments
 from fastai_progresize.samples import draw_glyph, glyph_fonts, glyph_photos
 
 small = dict(scale=.1, epochs=1, bs=8, subset=16, num_workers=0)
@@ -218,8 +219,8 @@ def test_data_are_told_apart(path, tmp_path):
     (['ch07_baseline','--scale',0], '--scale 0.0: pass a factor'),
     (['ch07_baseline','--epochs','1,2'], '--epochs 1,2: ch07_baseline has 1 sizes'),
     (['ch07_baseline','--epochs','2.5'], '--epochs 2.5: pass whole numbers'),
-    (['ch07_baseline','--seeds',0], '--seeds 0: pass the number of runs'),
-    (['ch07_baseline','--subset',0], '--subset 0: pass a number of images'),
+    (['ch07_baseline','--seeds',0], '--seeds 0: pass an int of at least 1'),
+    (['ch07_baseline','--subset',0], '--subset 0: pass an int of at least 1'),
     (['ch07_baseline','--num-workers',-1], '--num-workers -1: pass an int of at least 0'),
     (['ch07_baseline','--scale',.1], '--bs 64 at 22 px is above the 28 images'),
     (['ch07_baseline','--out','{path}/res'], 'is in the folder of images {path}: pass another, such as {path}-res'),

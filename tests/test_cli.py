@@ -3,9 +3,11 @@ import pytest, shutil, subprocess, zipfile
 from helpers import *
 
 import fastai_progresize
-from fastai_progresize.apps import commands, folder as cli
+from fastai_progresize.apps import book, commands, folder as cli
+from fastai_progresize.args import Invalid, check_count
 from fastai_progresize.checks import split as check
-from fastai_progresize.apps.commands import as_flags, progresize_fit
+from fastai_progresize.load.files import raise_faults
+from fastai_progresize.apps.commands import as_flag, progresize_fit
 
 results = ['history.csv','learner.pkl','stages.png']
 
@@ -114,28 +116,28 @@ def test_resumed_elsewhere(path, tmp_path, monkeypatch, capsys):
     assert in_process('progresize-fit', path, *args, '--resume')==(0,'')
     assert len(pd.read_csv(tmp_path/'res/history.csv'))==3
 
-@pytest.mark.parametrize('text,shown', [
-    ("a.ckpt is of another run. Pass what it was, or another name as `checkpoint=` to start again",
-     "a.ckpt is of another run. Pass what it was, or another name as --out to start again"),
-    ("a run that has not ended: pass resume=True to continue it, or remove it to start again",
-     "a run that has not ended: pass --resume to continue it, or remove it to start again"),
-    ("bs=64 at 32 px does not fit in memory, bs=8 does: pass bs=8 for this size, or bs='auto'",
-     "--bs 64 at 32 px does not fit in memory, --bs 8 does: pass --bs 8 for this size"),
-    ("a.jpg: Remove it; this package's `get_dls(..., verify='skip')` leaves it out",
-     "a.jpg: Remove it; --verify skip leaves it out"),
-    ("sizes=[(16, 24), 32] do not grow: pass the smallest first, or a list of `Stage`s, which may shrink",
-     "--sizes 16x24,32 do not grow: pass the smallest first"),
-    (f"Leak: 3 images. {check.fix_stages} (check=False trains without these checks)",
-     "Leak: 3 images. Remove one of each pair, or put both in training or both in validation"),
-    ("the wd=.1 of a_size=3 px, and n_epochs", "the wd=.1 of a_size=3 px, and n_epochs"),
-])
-def test_as_flags(text, shown): assert as_flags(text, progresize_fit)==shown
+def in_flags(f, call, *args, **kwargs):
+    "What the command `f` says when `call` fails"
+    with pytest.raises(Invalid) as e: call(*args, **kwargs)
+    return e.value.say(partial(as_flag, f))
 
-def test_as_flags_of_a_command():
+@pytest.mark.parametrize('call,says', [
+    (lambda: raise_faults({'a.jpg': 'damaged'}), "finds all such files, and --verify skip leaves them out"),
+    (lambda: Plan(4, [(16,24),32,16]), "--sizes 16x24,32,16 do not grow: pass the smallest first"),
+    (lambda: Plan(4, 20_000), "--sizes 20000: pass a size of at most 10000 px"),
+    (lambda: Plan((1,2,3), (16,24)), "--epochs has 3 values for 2 sizes: pass one value, or one for each size"),
+    (lambda: Plan(4, (16,24), div=-1), "div=-1: pass a positive, finite number"),      # there is no such flag
+    (lambda: check_count('wd', .1), "wd=0.1: pass an int of at least 1"),
+    (lambda: check.SplitCheck()._check_keys({'a'}, {'a','b'}, 16), "such as a. Remove one of each pair, or put both in"
+     " training or both in validation"),
+])
+def test_flags_in_errors(call, says): assert says in in_flags(progresize_fit, call)
+
+def test_flags_of_another_command():
     "What a command has no flag for is left as it is"
-    text = "this package's `get_dls(..., verify='skip')` leaves them out"
-    assert as_flags(text, commands.progresize_book)==text
-    assert as_flags("pass the folder as `path`", commands.progresize_book)=="pass the folder as --path"
+    assert "and verify='skip' leaves them out" in in_flags(commands.progresize_book, raise_faults, {'a.jpg': 'damaged'})
+    says = in_flags(commands.progresize_book, book._check_args, book.experiments['ch14_cnn'], 'nowhere', 'out', 1)
+    assert says.startswith("--path nowhere does not exist: pass a folder")
 
 def test_few_images(tmp_path, capsys):
     "Sixty images train with a bs of which an epoch has some batches, and a line says so"

@@ -85,7 +85,7 @@ def test_all_modules_are_in_all():
     "`fastai_progresize.all` has the `__all__` of every module but those that are imported by name"
     import fastai_progresize.all as a
     for k,m in modules.items():
-        if k.split('.')[-1] in ('samples','book','folder','commands') or k.endswith('load.augment'): continue
+        if k.split('.')[-1] in ('samples','experiments','book','folder','commands') or k.endswith('load.augment'): continue
         for o in m.__all__: assert hasattr(a, o), o
 
 def outputs(nb):

@@ -12,7 +12,7 @@ order = ['args', 'utils', 'schedule', 'stage', 'load.files', 'data', 'plan_args'
          'load.cache', 'load.read', 'load.augment', 'load.batches', 'load.fast', 'load.folder', 'aug', 'checks.looks',
          'checks.split', 'checks.trial', 'checks.task', 'run', 'preflight', 'callbacks', 'report.history', 'report.validate',
          'report.show', 'resume.plain', 'resume.state', 'resume.same', 'resume.checkpoint', 'learner', 'all', 'samples',
-         'apps.log', 'apps.book', 'apps.folder', 'apps.commands']
+         'apps.log', 'apps.experiments', 'apps.book', 'apps.folder', 'apps.commands']
 
 def python(code):
     "What `code` prints in a process of its own"

@@ -10,6 +10,7 @@ __all__ = []
 # %% ../../nbs/checks/01_split.ipynb #87edf10e
 import hashlib, pickle
 from fastai.vision.all import *
+from ..args import Either, Invalid
 from ..utils import bar_if_long, to_bytes
 from ..load.files import dataset_files, item_rows, opens_files
 from .looks import LookalikeCheck, Sample
@@ -107,11 +108,12 @@ def same_items(dls, other):
 
 
 # %% ../../nbs/checks/01_split.ipynb #690a1efb
-fix_stages = ("Fix the split: `splitter=RandomSplitter(seed=42)` in the `DataBlock` of `get_dls`, or any other that is"
-              " the same at each call")
-fix_own = ("Fix the split: keep all items of one image, or of one group of images, in one of the two sets, as"
-           " with `splitter=FuncSplitter(is_valid)`, a function of an item, or `ColSplitter()`, a column of a"
-           " DataFrame")
+_in_folder = "Remove one of each pair, or put both in training or both in validation"
+fix_stages = Either("Fix the split: `splitter=RandomSplitter(seed=42)` in the `DataBlock` of `get_dls`, or any other"
+                    " that is the same at each call", _in_folder)
+fix_own = Either("Fix the split: keep all items of one image, or of one group of images, in one of the two sets, as"
+                 " with `splitter=FuncSplitter(is_valid)`, a function of an item, or `ColSplitter()`, a column of a"
+                 " DataFrame", _in_folder)
 
 class SplitCheck:
     "Checks the split of each stage, in the order of training"
@@ -125,17 +127,16 @@ class SplitCheck:
         files = [dataset_files(o) for o in dsets]
         self._check_keys(*(_true_keys(dls, *o) for o in zip(dsets, files)), size)
         if found := self.lookalikes.add(*(Sample(*o, size) for o in zip(dsets, files))):
-            raise ValueError(f"Leak: {found}. {fix_stages if len(self.lookalikes.train)>1 else fix_own}")
+            raise Invalid(f"Leak: {found}. ", fix_stages if len(self.lookalikes.train)>1 else fix_own)
 
     def _check_keys(self, train, valid, size):
         if shared := train&valid:
-            raise ValueError(f"Leak: {len(shared)} images are in both the training and the validation set at {size} px,"
-                             f" {len(shared)/len(valid):.0%} of all validation images, such as {min(shared)}."
-                             f" {fix_own}")
+            raise Invalid(f"Leak: {len(shared)} images are in both the training and the validation set at {size} px,"
+                          f" {len(shared)/len(valid):.0%} of all validation images, such as {min(shared)}. ", fix_own)
         for seen,keys in ((self.trained,train),(self.valid,valid)):
             for k in keys: seen.setdefault(k, size)
         if not (leak := self.trained.keys() & self.valid.keys()): return
         k = min(leak)
-        raise ValueError(f"Leak: {len(leak)} images are validated on at one stage and trained on at another,"
-                         f" {len(leak)/len(self.valid):.0%} of all validation images, such as {k} (trained on at"
-                         f" {self.trained[k]} px, validated on at {self.valid[k]} px). {fix_stages}")
+        raise Invalid(f"Leak: {len(leak)} images are validated on at one stage and trained on at another,"
+                      f" {len(leak)/len(self.valid):.0%} of all validation images, such as {k} (trained on at"
+                      f" {self.trained[k]} px, validated on at {self.valid[k]} px). ", fix_stages)

@@ -11,7 +11,7 @@ __all__ = []
 import traceback
 from copy import copy
 from fastai.vision.all import *
-from ..args import hw
+from ..args import Invalid, hw
 from ..data import copy_dl, first_images, get_bs, is_empty, probe_batch, tfms_size
 from .trial import NotCopied, is_out_of_memory, repeat_batches, try_batches
 
@@ -62,8 +62,8 @@ def _check_count(dls, size):
     if len(dls.train): return
     if is_empty(dls.train): raise ValueError(f"The training set at {size} px is empty")
     n = getattr(dls.train, 'partial_n', None) or getattr(dls.train, 'n', None) or len(dls.train_ds)
-    raise ValueError(f"bs={get_bs(dls)} at {size} px is above the {n} images of the training set, so fastai would"
-                     f" train on no batches: pass bs={n} or less")
+    raise Invalid(('bs',get_bs(dls)), f" at {size} px is above the {n} images of the training set, so fastai would"
+                  " train on no batches: pass ", ('bs',n), " or less")
 
 # %% ../../nbs/checks/02_task.ipynb #90777587
 def _fits_size(shape, size):
@@ -106,7 +106,7 @@ def read_batch(dl, n, what, own=None):
         error = f"The transform {name} fails on {what} ({type(e).__name__}: {e})"
         if own is None: raise ValueError(f"{error}: fix or remove it") from e
         read_batch(own, n, f"{what} and on those of `learn.dls`")
-        raise ValueError(f"{error}, not on those of `learn.dls`: pass `sizes` that it can take") from e
+        raise Invalid(f"{error}, not on those of `learn.dls`: pass ", ('`sizes`',), " that it can take") from e
 
 # %% ../../nbs/checks/02_task.ipynb #72689f16
 def _check_types(b, types, what):
@@ -169,19 +169,19 @@ def _class_fault(pred, y, *_):
 
 # %% ../../nbs/checks/02_task.ipynb #ebfa226b
 _culprits = dict(model=("The model", "pass one that takes the batches of `learn.dls`; if these are too small for it,"
-                        " pass `sizes` that it can take, and `learn.dls` of the last of them"),
+                        " pass ", ('`sizes`',), " that it can take, and `learn.dls` of the last of them"),
                  loss=("The loss", "pass one that takes these, or other targets"),
                  gradients=("The backward pass", "pass a model and a loss with gradients"),
                  optimizer=("The optimizer", "pass another `opt_func` or `splitter`"),
                  callback=("A callback", "fix or remove it"), batch=("A loader", "pass other `DataLoaders`"))
 
 def _part_error(e):
-    "A `ValueError` that says which part of a step raised `e`, whatever the size"
-    (what,way),on = _culprits[getattr(e, 'part', 'optimizer')],''
+    "An `Invalid` that says which part of a step raised `e`, whatever the size"
+    (what,*way),on = _culprits[getattr(e, 'part', 'optimizer')],''
     if getattr(e, 'got', None):
-        values,way = _class_fault(*e.got) or ('',way)
+        values,*way = _class_fault(*e.got) or ('',*way)
         on = _on(*e.got)+values
-    return ValueError(f"{what} fails at every size, that of `learn.dls` too{on} ({type(e).__name__}: {e}): {way}")
+    return Invalid(f"{what} fails at every size, that of `learn.dls` too{on} ({type(e).__name__}: {e}): ", *way)
 
 # %% ../../nbs/checks/02_task.ipynb #a5ae6e45
 def _side(b): return 'x'.join(map(str, first_images(b).shape[-2:]))
@@ -195,15 +195,15 @@ def raise_model_faults(tried, own=None):
         tried = [*tried, own]
     b,e = first((b,e) for b,e in tried if e is not None)
     if find_bs(b)==1:
-        raise ValueError(f"The model or its loss fails on a batch of one image, bs=1 at {_side(b)} px"
-                         f" ({type(e).__name__}: {e}): pass a larger `bs`, or one that does not leave a single image"
-                         " for the last batch") from e
+        raise Invalid("The model or its loss fails on a batch of one image, ", ('bs',1), f" at {_side(b)} px"
+                      f" ({type(e).__name__}: {e}): pass a larger ", ('`bs`',), ", or one that does not leave a single"
+                      " image for the last batch") from e
     good = [_side(b) for b,e in tried if e is None]
     sizes,e = ', '.join(dict.fromkeys(o for o,_ in bad)),bad[0][1]
     takes = f", and takes those of {', '.join(dict.fromkeys(good))} px" if good else ''
-    raise ValueError(f"The model or its loss fails on images of {sizes} px ({type(e).__name__}: {e}){takes}: pass"
-                     " `sizes` that it can take, or a model without layers of a fixed size, as with"
-                     " `nn.AdaptiveAvgPool2d` before its head") from e
+    raise Invalid(f"The model or its loss fails on images of {sizes} px ({type(e).__name__}: {e}){takes}: pass ",
+                  ('`sizes`',), " that it can take, or a model without layers of a fixed size, as with"
+                  " `nn.AdaptiveAvgPool2d` before its head") from e
 
 # %% ../../nbs/checks/02_task.ipynb #a3055330
 class MetricTrial(Callback):

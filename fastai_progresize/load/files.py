@@ -13,6 +13,7 @@ from stat import S_ISREG
 from fastai.vision.all import *
 from fastai.vision import core
 from concurrent.futures import ThreadPoolExecutor      # fastcore's prints errors
+from ..args import Either, Invalid
 from ..utils import bar_if_long
 
 # %% ../../nbs/load/00_files.ipynb #0b88b11e
@@ -80,7 +81,7 @@ def find_faults(
     progress:bool=None, # Show a progress bar? None: if it takes over 5 seconds
 )->dict: # For each file that cannot be read, what is wrong with it
     "Check `files` on all cores"
-    if not is_listy(files): raise ValueError(f"files={files!r}: pass a list of image files")
+    if not is_listy(files): raise Invalid(('files',files), ": pass a list of image files")
     parts = list(chunked(files, 100))
     seconds = 5. if progress is None else -1. if progress else float('inf')
     with ThreadPoolExecutor(max(1, defaults.cpus)) as ex:
@@ -94,8 +95,9 @@ def raise_faults(faults):
     (f,o),*more = faults.items()
     names = ', '.join([*(f for f,_ in more[:3]), *(['...'] if len(more)>3 else [])])
     others = f" (and {len(more)} more: {names})" if more else ''
-    raise ValueError(f"{f} cannot be read as an image: {o}{others}. Remove or replace it; fastai's `verify_images`"
-                     " finds all such files, and this package's `get_dls(..., verify='skip')` leaves them out")
+    raise Invalid(f"{f} cannot be read as an image: {o}{others}. Remove or replace it; fastai's `verify_images` finds"
+                  " all such files, and ", Either("this package's `get_dls` with "), ('verify','skip'),
+                  " leaves them out")
 
 def check_files(files, whole=False):
     "Raise a `ValueError` that names those of `files` that cannot be read"
@@ -241,7 +243,7 @@ def _split_without(items, splitter, path_getters, bad):
 
 def verified_splitter(dblock, path, how):
     "The splitter of `dblock`, without files that cannot be read"
-    if how not in (True,'skip'): raise ValueError(f"verify={how!r}: pass True, 'skip' or False")
+    if how not in (True,'skip'): raise Invalid(('verify',how), ": pass True, 'skip' or False")
     files = all_files(dblock, path)
     faults = find_faults(files, whole=True, progress=True)
     if how is True: raise_faults(faults)

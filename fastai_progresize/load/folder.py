@@ -10,7 +10,7 @@ __all__ = ['get_dls']
 # %% ../../nbs/load/07_folder.ipynb #03b6b18b
 from copy import copy
 from fastai.vision.all import *
-from ..args import check_count, check_folder, check_seed, check_workers, hw, is_number, short_size
+from ..args import Either, Invalid, check_count, check_folder, check_seed, check_workers, hw, is_number, short_size
 from .files import all_files, check_files, is_untouched, verified_splitter
 from .read import read_scaled
 from .augment import Presize, crop_zoom, get_presize, presize_keep
@@ -51,21 +51,23 @@ def folder_block(path, seed=42):
 # %% ../../nbs/load/07_folder.ipynb #e1b37a6d
 def imagenette(url=URLs.IMAGENETTE):
     "Imagenette, downloaded on first use. Raises `ValueError` if it cannot be downloaded or is incomplete"
-    name,instead = Path(url).name,"pass the folder of a copy as `path`, or train on the letters of `glyphs()`"
+    name = Path(url).name
+    letters = Either(", or train on the letters of `glyphs()`", " or --samples")
+    instead = "pass the folder of a copy as ",('`path`',),letters
     try: path = untar_data(url)
     except Exception as e:
-        raise ValueError(f"{name} could not be downloaded ({type(e).__name__}: {e}): {instead}") from e
+        raise Invalid(f"{name} could not be downloaded ({type(e).__name__}: {e}): ", *instead) from e
     n = len(get_image_files(path))
     if n==13394: return path
-    raise ValueError(f"{path} holds {n} of the 13394 images of {name}: remove that folder to download it again,"
-                     f" or {instead}")
+    raise Invalid(f"{path} holds {n} of the 13394 images of {name}: remove that folder to download it again, or ",
+                  *instead)
 
 # %% ../../nbs/load/07_folder.ipynb #fffd2519
 def _presize_tfm(size, presize, min_scale, has_copies):
     size,presize = hw(size),hw(ifnone(presize, get_presize(size)))
     if any(p<s for p,s in zip(presize, size)):
         small,size = short_size(presize),short_size(size)
-        raise ValueError(f"presize={small} is below size={size}: pass a larger one, or omit it")
+        raise Invalid(('presize',small), " is below ", ('size',size), ": pass a larger one, or omit it")
     if not is_untouched(Resize(1)): return Resize(presize, resamples=(Image.BICUBIC,NEAREST))
     if has_copies: return Presize(presize)       # copies have the presize: a little less would blur them
     return Presize(presize, max(presize_keep(min_scale), *(s/p for s,p in zip(size, presize))))
@@ -90,16 +92,17 @@ def _make_fast(dls, tfm, cache, decoded):
 # %% ../../nbs/load/07_folder.ipynb #39b0331a
 def _check_source(path, dblock, min_scale, verify):
     if dblock is None: check_folder('path', path)
-    elif not isinstance(dblock, DataBlock): raise ValueError(f"dblock={dblock!r}: pass a `DataBlock`, or None")
+    elif not isinstance(dblock, DataBlock): raise Invalid(('dblock',dblock), ": pass a `DataBlock`, or None")
     if not (is_number(min_scale) and 0<min_scale<=1):
-        raise ValueError(f"min_scale={min_scale!r}: pass a fraction of the area, above 0 and up to 1")
+        raise Invalid(('min_scale',min_scale), ": pass a fraction of the area, above 0 and up to 1")
     if verify is not None and not isinstance(verify, (bool,str)):
-        raise ValueError(f"verify={verify!r}: pass True, 'skip' or False")
+        raise Invalid(('verify',verify), ": pass True, 'skip' or False")
 
 def _normalize(stats):
     try: return Normalize.from_stats(*stats)
-    except Exception as e: raise ValueError(f"stats={stats!r}: pass a mean and a standard deviation for each channel,"
-                                            " as `imagenet_stats`, or None") from e
+    except Exception as e:
+        raise Invalid(('stats',stats), ": pass a mean and a standard deviation for each channel, as `imagenet_stats`,"
+                      " or None") from e
 
 def _no_batch(e, path, kwargs):
     "The `ValueError` for an error `e` of fastai's, which names what it may come from"
