@@ -12,8 +12,8 @@ import fastai, hashlib, inspect
 from fastai.vision.all import *
 import fastai_progresize
 from ..utils import to_bytes
-from ..checks.split import item_keys
 from ..load.read import copies_of
+from ..checks.split import item_keys
 from .state import has_state
 
 # %% ../../nbs/resume/02_same.ipynb #a50af7bf
@@ -51,11 +51,15 @@ def _tfms(dl):
     pipes = [getattr(dl, o, None) for o in ('after_item','after_batch')]
     return [describe(t) for p in pipes if isinstance(p, Pipeline) for t in p.fs]
 
+def _copies(ds):
+    "The kind of presized copies that `ds` reads"
+    return getattr(copies_of(ds), 'kind', None)
+
 def _loader_plan(dl, keys):
     "The items of a loader, their order, labels and transforms"
     ds,wgts = getattr(dl, 'dataset', None),getattr(dl, 'wgts', None)
     return dict(items='\n'.join(sorted(keys)), order=_hash('\n'.join(keys)), labels=_labels(ds), tfms=_tfms(dl),
-                copies=getattr(copies_of(ds), 'kind', None), wgts=None if wgts is None else describe(array(wgts)),
+                copies=_copies(ds), wgts=None if wgts is None else describe(array(wgts)),
                 num_workers=getattr(getattr(dl, 'fake_l', dl), 'num_workers', 0))
 
 def _group_sizes(learn):
