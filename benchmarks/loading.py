@@ -138,9 +138,9 @@ class MapBatches(torch.utils.data.IterableDataset):
         for part in chunked(rows, bs):
             b = np.empty((len(part),3,h,w), np.uint8)
             for i,r in enumerate(part):
-                e = p.entries[r]
-                x = data[e['at']:e['at']+3*e['h']*e['w']].reshape(3, e['h'], e['w'])
-                top,left = rng.randrange(e['h']-h+1),rng.randrange(e['w']-w+1)
+                at,w0,h0 = p.places[r,:3].tolist()
+                x = data[at:at+3*h0*w0].reshape(3, h0, w0)
+                top,left = rng.randrange(h0-h+1),rng.randrange(w0-w+1)
                 b[i] = x[:,top:top+h,left:left+w]
             yield [torch.from_numpy(b)]
 

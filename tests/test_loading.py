@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from helpers import *
 from fastai_progresize.load import cache as copies
+from fastai_progresize.load.cache import JpegCopies
 from fastai_progresize.load.augment import AffineOnce, Presize, crop_zoom, one_interpolation
 from fastai_progresize.load.read import ScaledImage, ScaledImageBW, ScaledToTensor, read_scaled
 
@@ -288,7 +289,8 @@ def test_copies(photos, tmp_path):
     assert presize_images(photos, 100, tmp_path/'c', progress=False)==cache and state(cache)==copies
     assert all(Image.open(f).size==(143,100) for f in cache.iterdir())
     Image.open(photos/'0.jpg').rotate(180).save(photos/'0.jpg', quality=98)
-    a,b = (arr(Resize(80)(ScaledImage.create(photos/o, cache=cache), split_idx=1)) for o in ('0.jpg','1.jpg'))
+    kept = JpegCopies(cache, 100)
+    a,b = (arr(Resize(80)(ScaledImage.create(photos/o, cache=kept), split_idx=1)) for o in ('0.jpg','1.jpg'))
     assert abs(a-b[::-1,::-1]).mean()<3 and abs(a-b).mean()>30
     presize_images(photos, 100, tmp_path/'c', progress=False)
     assert len(state(cache))==5 and presize_images(photos, 120, tmp_path/'c', progress=False)!=cache
@@ -303,7 +305,7 @@ def test_copies_of_repeated_files(photos, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('name', resizes)
 def test_same_place_from_copy(photos, tmp_path, name):
-    cache = presize_images(photos, 120, tmp_path/'c', progress=False)
+    cache = JpegCopies(presize_images(photos, 120, tmp_path/'c', progress=False), 120)
     for f in ('1.jpg','b.png'):
         a,b = (ScaledImage.create(photos/f, cache=c) for c in (None,cache))
         assert a.size==b.size==(1000,700)

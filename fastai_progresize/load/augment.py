@@ -50,6 +50,7 @@ def _project(mat, size, align_corners):
     den = _row(2)
     return torch.stack([_row(0)/den, _row(1)/den], dim=3)
 
+# %% ../../nbs/load/04_augment.ipynb #80c501a4
 _module = augment.__name__
 
 def _plain_zoom(f):
@@ -154,6 +155,7 @@ def _presize_for(resize, size, own):
     if isinstance(resize, Presize): most = [math.inf]*2       # made by the rule, for another size
     return [round(min(p, m)) for p,m in zip(hw(get_presize(size)), most)]
 
+# %% ../../nbs/load/04_augment.ipynb #fce4595f
 def one_interpolation(item_tfms, batch_tfms, size):
     "Replace presizing, affine transforms and a crop of the batch by their like at `size` that interpolate once"
     resize,size = _only(item_tfms, _item_sizers),hw(size)

@@ -12,7 +12,8 @@ from types import MethodType
 from fastai.vision.all import *
 from .files import dataset_files, is_from, is_untouched
 from ..utils import same_random
-from .read import ReadImage, ScaledToTensor, reads_scaled
+from .pixels import Pixels
+from .read import ReadImage, ScaledToTensor, copies_of, reads_scaled
 from .augment import Presize
 
 # %% ../../nbs/load/05_batches.ipynb #b3636baa
@@ -21,7 +22,7 @@ def _is_label(o):
     if isinstance(o, (TensorImageBase,TensorPoint,TensorBBox)): return False
     return isinstance(o, (Tensor,str,float,int))
 
-_per_item = 'do_item','create_item','create_batches','after_item'
+_per_item = 'do_item','create_item','create_batches','create_batch','do_batch','after_item'
 _makes_items = [*((DataLoader,o) for o in _per_item), (Datasets,'__getitem__'), (TfmdLists,'__getitem__')]
 
 def _is_usual(dl):
@@ -29,7 +30,7 @@ def _is_usual(dl):
     if not isinstance(dl, TfmdDL) or type(dl.dataset) is not Datasets or dl.prebatched: return False
     if any(getattr(type(dl), o) is not getattr(TfmdDL, o) for o in _per_item): return False
     if not all(is_from(getattr(c, o), c.__module__) for c,o in _makes_items): return False
-    if any(o in vars(dl) for o in _per_item[:3]) or dl.dataset.n_inp!=1 or not len(dl.dataset): return False
+    if any(o in vars(dl) for o in _per_item[:-1]) or dl.dataset.n_inp!=1 or not len(dl.dataset): return False
     with same_random(): return all(_is_label(tl[0]) for tl in dl.dataset.tls[1:])
 
 def _plain_crop(p):
@@ -43,21 +44,20 @@ class KeptItems:
     "The items of a dataset whose pixels are kept"
     def __init__(self, ds, pixels, files, cls=TensorImage, create=PILImage.create):
         store_attr()
-        self.rows = [pixels.rows[str(o)] for o in files]
 
-    def getter(self, resize, split_idx):
-        "What gets items as `resize` crops them"
+    def getter(self, resize, split_idx, do_item=None):
+        "What gets items as `resize` crops them, by `do_item` where an image has no copy"
         if isinstance(resize, Presize): w,h = resize.size_for(split_idx)
         else: w,h = resize.size
         if (h,w)!=self.pixels.size or resize.mode!=self.pixels.resample: return
-        return partial(self._item, size=(w,h), split_idx=split_idx)
+        return partial(self._item, size=(w,h), split_idx=split_idx, do_item=do_item)
 
-    def _item(self, i, size, split_idx):
-        row = self.rows[i]
+    def _item(self, i, size, split_idx, do_item):
+        row = self.pixels.fill(self.files[i])
+        if row is None: return do_item(i)
         pcts,full = (.5,.5) if split_idx else (random.random(),random.random()),self.pixels.full_size(row)
         m = min(full[0]/size[0], full[1]/size[1])
         tl = [int(p*(f-int(m*s))) for p,f,s in zip(pcts, full, size)]
-        self.pixels.fill(self.files[i])
         try: labels = [tl[i] for tl in self.ds.tls[1:]]
         except SkipItemException: return
         return (self.pixels.crop(row, size, tl).as_subclass(self.cls), *labels)
@@ -66,14 +66,18 @@ class KeptItems:
 def create_batches(self, samps):
     "As fastai's `create_batches`, with items from pixels where nothing but a crop is made of them"
     resize = _plain_crop(self.after_item)
-    is_usual = resize and self.kept.ds is self.dataset and reads_scaled(self.kept.create)
-    get = self.kept.getter(resize, self.after_item.split_idx) if is_usual else None
+    is_usual = resize and self.kept.ds is self.dataset and reads_scaled(self.kept.create) and not self.before_batch.fs
+    get = self.kept.getter(resize, self.after_item.split_idx, self.do_item) if is_usual else None
     if get is None: return type(self).create_batches(self, samps)
-    return map(self.do_batch, self.chunkify(filter(None, map(get, samps))))
+    def _batch(items):
+        self.kept.pixels.check_whole()
+        return self.do_batch(items)
+    return map(_batch, self.chunkify(filter(None, map(get, samps))))
 
-def batch_at_once(dl, pixels):
-    "Let `dl` take batches from `pixels`, if its items are made in the usual way"
-    if not _is_usual(dl): return
+def batch_at_once(dl):
+    "Let `dl` take batches from the pixels of its dataset, if its items are made in the usual way"
+    pixels = copies_of(dl.dataset) if _is_usual(dl) else None
+    if not isinstance(pixels, Pixels): return
     last = dl.dataset.tls[0].tfms.fs[-1]
     if not isinstance(last, ReadImage) or last.cache is not pixels: return
     files = dataset_files(dl.dataset.tls[0])

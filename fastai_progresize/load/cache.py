@@ -8,14 +8,14 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/load/cache.html.md""
 __all__ = ['presize_images', 'clear_cache']
 
 # %% ../../nbs/load/01_cache.ipynb #3bb813b5
-import contextlib, time
+import contextlib, time, zlib
 from io import BytesIO
 from fastai.vision.all import *
-from ..args import check_count
-from filelock import FileLock
-from ..utils import has_bars, whole_file
-from .files import check_regular, file_fault, is_resource_error, raise_faults, reason
-from .pixels import Pixels, disk_errors, disk_faults, source_key
+from ..args import check_count, hw
+from ..utils import has_bars, to_bytes, whole_file
+from .files import check_regular, is_resource_error, raise_faults, reason
+from .disk import CopiesError, copies_lock, disk_faults, make_folder, open_regular, source_key
+from .pixels import Pixels
 
 # %% ../../nbs/load/01_cache.ipynb #6fb9c4cc
 def presized_file(fn, cache):
@@ -23,41 +23,89 @@ def presized_file(fn, cache):
     return f"{cache}/{source_key(fn)}.jpg"
 
 def _small_copy(im, size):
-    "`im` with a shorter side of `size`, None if it is no larger than that"
+    "`im` with a shorter side of `size`, None if it is no larger than that or too long for a JPEG"
     k = size/min(im.size)
-    if k>=1: return
     new = tuple(max(size, round(o*k)) for o in im.size)
+    if k>=1 or max(new)>65_500: return
     im.draft(None, [2*o for o in new])
     return (im if im.mode in ('RGB','L') else im.convert('RGB')).resize(new, Image.LANCZOS)
 
-def _write_copy(dest, small, **kwargs):
-    data = BytesIO()        # Pillow does not notice a disk that is full, Python does
-    small.save(data, 'JPEG', quality=95, **kwargs)
-    with whole_file(Path(dest)) as f: f.write(data.getvalue())
+def _seal(data, file): return zlib.crc32(data, zlib.crc32(to_bytes(Path(file).name))).to_bytes(4, 'big')
 
-def _presize_image(fn, size, cache):
-    dest = presized_file(fn, cache)
-    if os.path.exists(dest) and file_fault(dest) is None: return
-    check_regular(fn)
-    with Image.open(fn) as im:
-        w,h = im.size
-        exif,small = im.info.get('exif', b''),_small_copy(im, size)
-    if small is not None: _write_copy(dest, small, comment=f'{w}x{h}', exif=exif)
+def _sealed(file):
+    "The copy `file`, if it is there and as it was written"
+    try:
+        with open_regular(file) as f: data = f.read()
+    except OSError: return
+    if data[-4:]==_seal(data[:-4], file): return BytesIO(data)
 
-def _fault(fn, copy_it):
-    "Why `copy_it` cannot read `fn`; None if it can"
-    try: copy_it(fn)
+# %% ../../nbs/load/01_cache.ipynb #631506ac
+class JpegCopies:
+    "Small copies of large photographs, a JPEG file each"
+    kind = 'JPEG'
+    def __init__(self, folder, size): self.folder,self.size = Path(folder),size
+
+    def reserve(self, files):
+        "Make the folder, and remove what runs that were killed had begun to write; what is newer may be another run's"
+        make_folder(self.folder)
+        for o in self.folder.glob('tmp*tmp'):
+            with contextlib.suppress(OSError):
+                if time.time()-o.stat().st_mtime>3600: o.unlink()
+        return self
+
+    def read(self, fn):
+        "The copy of `fn`, to open as an image; None if there is none"
+        return _sealed(presized_file(fn, self.folder))
+
+    def fill(self, fn):
+        "Make the copy of `fn`, if there is none and it is large enough"
+        dest = presized_file(fn, self.folder)
+        if _sealed(dest): return
+        check_regular(fn)
+        with Image.open(fn) as im:
+            (w,h),exif,small = im.size,im.info.get('exif', b''),_small_copy(im, self.size)
+        if small is None: return
+        data = BytesIO()        # Pillow does not notice a disk that is full, Python does
+        with disk_faults(self.folder):
+            small.save(data, 'JPEG', quality=95, comment=f'{w}x{h}', exif=exif)
+            with whole_file(Path(dest)) as f: f.write(data.getvalue() + _seal(data.getvalue(), dest))
+
+# %% ../../nbs/load/01_cache.ipynb #d11cc38d
+def copies_in(cache, size, decoded, mode='RGB', resample=Image.BICUBIC):
+    "The copies in the folder `cache` for images of `size`"
+    if decoded: return Pixels(Path(cache)/'decoded', size, mode, resample)
+    return JpegCopies(Path(cache)/str(max(hw(size))), max(hw(size)))
+
+def _kept_files(cache):
+    "The copies in `cache`: files by kind and size"
+    res = {('pixels',o.stem.split('-')[0]): [o,o.with_suffix('.index')] for o in sorted(cache.glob('decoded/*.pixels'))}
+    for d in sorted(cache.glob('[0-9]*')):
+        if files := list(d.glob(f"{'?'*40}.jpg")): res['JPEG',d.name] = files
+    return res
+
+def _fault(fn, fill):
+    "Why there can be no copy of `fn`, which is not the disk's fault"
+    try: fill(fn)
     except Exception as e:
-        if is_resource_error(e) or getattr(e, 'errno', None) in disk_errors: raise
+        if is_resource_error(e) or isinstance(e, CopiesError): raise
         return reason(e, fn)
 
+def fill_copies(copies, files, n_workers=None, progress=True):
+    "Make the copies of `files`, several at once. Raises `ValueError` for bad files"
+    files = L(files).unique()
+    faults = parallel(_fault, files, fill=copies.reserve(files).fill, threadpool=True, progress=progress and has_bars(),
+                      n_workers=ifnone(n_workers, defaults.cpus))
+    raise_faults({str(f): o for f,o in zip(files, faults) if o})
+    return copies
+
+# %% ../../nbs/load/01_cache.ipynb #82286439
 def _source_files(path):
     "The image files that `path` stands for"
     want = "pass a folder of images, or a list of image files"
     if is_listy(path):
         bad = first(o for o in path if not isinstance(o, (str,Path)))
         if bad is not None: raise ValueError(f"path: {bad!r} is not a path: {want}")
-        files = L(path).unique()
+        files = L(path)
     elif isinstance(path, (str,Path)) and Path(path).is_dir(): files = get_image_files(path)
     else: raise ValueError(f"path={str(path)!r} is not a folder: {want}")
     if not files: raise ValueError(f"path={str(path)!r} has no images: {want}")
@@ -68,16 +116,9 @@ def default_cache()->Path:
     return fastai_path('data')/'presized'
 
 def _cache_folder(cache):
+    cache = ifnone(cache, default_cache())
     if not isinstance(cache, (str,Path)) or not str(cache): raise ValueError(f"cache={cache!r}: pass a folder")
-    file = first(o for o in (Path(cache),*Path(cache).parents) if o.is_file())
-    if file: raise ValueError(f"cache={str(cache)!r}: {file} is a file, pass another folder")
     return Path(cache)
-
-def _remove_leftovers(cache):
-    "What runs that were killed had begun to write; what is newer may be another run's"
-    for o in cache.glob('tmp*tmp'):
-        with contextlib.suppress(OSError):
-            if time.time()-o.stat().st_mtime>3600: o.unlink()
 
 # %% ../../nbs/load/01_cache.ipynb #31a5911e
 def presize_images(
@@ -91,31 +132,9 @@ def presize_images(
     "Keep small copies of images. Raises `ValueError` for bad arguments or bad files, `OSError` if the disk is full"
     check_count('size', size)
     if n_workers is not None: check_count('n_workers', n_workers, most=1000)
-    files,cache = _source_files(path),_cache_folder(ifnone(cache, default_cache()))
-    cache = cache/('decoded' if decoded else str(size))
-    with disk_faults(cache):
-        cache.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(cache)
-        if decoded: copy_it = Pixels(cache, size).reserve(files).fill
-        else: copy_it = partial(_presize_image, size=size, cache=cache)
-        faults = parallel(_fault, files, copy_it=copy_it, threadpool=True, n_workers=ifnone(n_workers, defaults.cpus),
-                          progress=progress and has_bars())
-    raise_faults({str(f): o for f,o in zip(files, faults) if o})
-    return cache
-
-# %% ../../nbs/load/01_cache.ipynb #f1ede004
-def _kept_files(cache):
-    "The copies in `cache`: files by kind and size"
-    res = {('pixels',o.stem.split('-')[0]): [o,o.with_suffix('.index')] for o in sorted(cache.glob('decoded/*.pixels'))}
-    for d in sorted(cache.glob('[0-9]*')):
-        if files := list(d.glob(f"{'?'*40}.jpg")): res['JPEG',d.name] = files
-    return res
-
-def _remove(files):
-    "Remove `files`, with the lock that other processes hold while they write"
-    lock = FileLock(files[0].with_suffix('.lock')) if files[0].suffix=='.pixels' else contextlib.nullcontext()
-    with lock:
-        for o in files: o.unlink(missing_ok=True)
+    files,cache = _source_files(path),_cache_folder(cache)
+    make_folder(cache)
+    return fill_copies(copies_in(cache, size, decoded), files, n_workers, progress).folder
 
 # %% ../../nbs/load/01_cache.ipynb #16b613eb
 def clear_cache(
@@ -123,9 +142,12 @@ def clear_cache(
     dry:bool=False, # List what is there, and remove nothing?
 )->pd.DataFrame: # A row for each kind of copies and size, px, with the space they take, MB
     "Remove the copies that `cache=` and `decoded=` keep; runs that use them are not affected"
-    cache = _cache_folder(ifnone(cache, default_cache()))
+    cache = _cache_folder(cache)
     found = _kept_files(cache)
-    rows = [(kind, size, sum(o.stat().st_size for o in files if o.exists())/1e6) for (kind,size),files in found.items()]
-    if not dry:
-        for files in found.values(): _remove(files)
+    rows = [(*k, sum(o.lstat().st_size for o in files if os.path.lexists(o))/1e6) for k,files in found.items()]
+    if found and not dry:
+        decoded = cache/'decoded'
+        lock = copies_lock(decoded) if decoded.is_dir() else contextlib.nullcontext()
+        with disk_faults(cache), lock:
+            for o in sum(found.values(), []): o.unlink(missing_ok=True)
     return pd.DataFrame(rows, columns=['copies','size','MB'])

@@ -17,8 +17,8 @@ from .files import image_files, is_from, is_untouched, reads_as_fastai
 from ..utils import same_random
 from ..data import copy_dl, tfms_size
 from .pixels import Pixels
-from .cache import default_cache, presize_images
-from .read import ReadImage, ScaledImage, ScaledToTensor, read_scaled
+from .cache import copies_in, default_cache, fill_copies
+from .read import ReadImage, ScaledImage, ScaledToTensor, copies_of, read_scaled
 from .augment import AffineOnce, Presize, crop_zoom, one_interpolation
 from .batches import batch_at_once
 
@@ -92,38 +92,30 @@ def _mode(ds):
     tfm = first(o for o in read_scaled(ds).tls[0].tfms.fs if isinstance(o, ReadImage))
     return tfm and tfm.image_cls._open_args['mode']
 
-def copies_for(dl, tfms, files, cache, decoded):
-    "The folder of copies of `files`, or their pixels, at the size that the first of `tfms` that resizes needs, or None"
+def copies_for(dls, tfms, cache, decoded):
+    "The copies of the images of `dls`, at the size that the first of `tfms` that resizes needs; None for none"
     if not (cache or decoded): return
     if not all(reads_as_fastai(o.create) for o in (PILImage,PILImageBW)):
         raise ValueError("cache: images are not read by fastai's own `PILImage.create` and `load_image`, so that copies"
                          " would have other pixels: omit `cache` and `decoded`, or restore these functions")
-    if not files: return
+    if not (files := image_files(dls, 1)): return
     resize = first(o for o in tfms if isinstance(o, Resize))
     if resize is None:
         raise ValueError("cache: the items of these DataLoaders have no `Resize`, which says how large copies have to"
                          " be: omit it, or use `get_dls(..., cache=True)`")
-    size,folder = getattr(resize, 'train_size', resize.size),default_cache() if cache in (True,False,None) else cache
-    if not decoded: return presize_images(files, max(size), folder)
+    w,h = getattr(resize, 'train_size', resize.size)
+    folder = default_cache() if cache in (True,False,None) else cache
+    if not decoded: return fill_copies(copies_in(folder, (h,w), False), files)
     if resize.method==ResizeMethod.Pad:
         raise ValueError("decoded: these images are padded (`Resize` with method='pad'), not cropped from pixels: omit"
                          " it, or use method='crop' or 'squish'")
-    mode = _mode(dl.dataset)
-    return mode and Pixels(Path(folder)/'decoded', tuple(reversed(size)), mode, resize.mode).reserve(files)
-
-# %% ../../nbs/load/06_fast.ipynb #24f0faa7
-def _own_copies(dls):
-    "The arguments that made the copies which `dls` read"
-    ds = dls.train.dataset if isinstance(dls.train, TfmdDL) else None
-    tfms = ds.tls[0].tfms.fs if isinstance(ds, Datasets) else []
-    pixels = first(o.cache for o in tfms if isinstance(getattr(o, 'cache', None), Pixels))
-    return (pixels.folder.parent,True) if pixels else (False,False)
+    mode = _mode(dls.train.dataset)
+    return mode and copies_in(folder, (h,w), True, mode, resize.mode).reserve(files)
 
 # %% ../../nbs/load/06_fast.ipynb #d47cbce8
-def as_fast(dls, loaders, copies):
-    "`dls` as `FastDataLoaders`, with `loaders` in place of its own, which read `copies`"
-    if isinstance(copies, Pixels):
-        for dl in loaders: batch_at_once(dl, copies)
+def as_fast(dls, loaders):
+    "`dls` as `FastDataLoaders`, with `loaders` in place of its own"
+    for dl in loaders: batch_at_once(dl)
     res = FastDataLoaders(*loaders)
     res.__dict__.update({**dls.__dict__, 'loaders': res.loaders})
     return res
@@ -149,14 +141,15 @@ def fast_loaders(dls, cache=None, decoded=None):
     "The images of `dls`, as sharp, loaded at a cost proportional to their pixels; `dls` where that does not work"
     check_cache(cache)
     if not fast_works(): return dls
-    if cache is None and decoded is None: cache,decoded = _own_copies(dls)
+    own = copies_of(getattr(dls.train, 'dataset', None))
+    if cache is None and decoded is None and isinstance(own, Pixels): cache,decoded = own.folder.parent,True
     keep = 1. if cache or decoded else None
     tfms = [_fast_tfms(dl, keep) if isinstance(dl, TfmdDL) else {} for dl in dls.loaders]
     item_tfms = tfms[0]['after_item'].fs if tfms[0] else []
-    copies = copies_for(dls.train, item_tfms, image_files(dls, 1), cache, decoded) if cache or decoded else None
+    copies = copies_for(dls, item_tfms, cache, decoded)
     res = [copy_dl(dl, dataset=read_scaled(dl.dataset, copies), **t) if isinstance(dl, TfmdDL) else dl
            for dl,t in zip(dls.loaders, tfms)]
-    return as_fast(dls, res, copies)
+    return as_fast(dls, res)
 
 # %% ../../nbs/load/06_fast.ipynb #361a6a07
 @patch

@@ -11,7 +11,7 @@ __all__ = ['get_dls']
 from copy import copy
 from fastai.vision.all import *
 from ..args import Either, Invalid, check_count, check_folder, check_seed, check_workers, hw, is_number, short_size
-from .files import all_files, check_files, image_files, is_untouched, verified_splitter
+from .files import all_files, check_files, is_untouched, verified_splitter
 from .read import read_scaled
 from .augment import Presize, crop_zoom, get_presize, presize_keep
 from .fast import affine_once, as_fast, check_cache, copies_for, fast_works, quick_tensors
@@ -83,12 +83,11 @@ def _aug_once(size, min_scale, xtra_tfms=None, **kwargs):
 # %% ../../nbs/load/07_folder.ipynb #4a209d83
 def _make_fast(dls, tfm, cache, decoded):
     "`dls`, which nobody uses yet, with images that are read fast"
-    files = image_files(dls, 1) if cache or decoded else []
-    copies = copies_for(dls.train, [tfm], files, cache, decoded)
+    copies = copies_for(dls, [tfm], cache, decoded)
     for dl in dls.loaders:
         dl.dataset = read_scaled(dl.dataset, copies)
         dl.after_item = Pipeline(quick_tensors(dl.after_item.fs), split_idx=dl.after_item.split_idx)
-    return as_fast(dls, dls.loaders, copies)
+    return as_fast(dls, dls.loaders)
 
 # %% ../../nbs/load/07_folder.ipynb #39b0331a
 def _check_source(path, dblock, min_scale, verify):

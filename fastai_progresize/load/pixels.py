@@ -8,12 +8,13 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/load/pixels.html.md"
 __all__ = []
 
 # %% ../../nbs/load/02_pixels.ipynb #1ff25cb6
-import errno, hashlib, zlib
+import mmap, uuid, warnings, zlib
 from fastai.vision.all import *
-from filelock import FileLock
 from ..args import hw, short_size
-from ..utils import bar_if_long, printable, to_bytes
+from ..utils import printable
 from .files import check_regular, is_resource_error, raise_faults, reason
+from .disk import (CopiesError, copies_lock, disk_errors, disk_faults, free_bytes, make_folder,
+                                         open_regular, source_key, write_at)
 
 # %% ../../nbs/load/02_pixels.ipynb #e0abcc8c
 torch_modes = {Image.BILINEAR:'bilinear', Image.BICUBIC:'bicubic'}
@@ -33,10 +34,10 @@ def resize_planes(x, box, size, mode):
 
 # %% ../../nbs/load/02_pixels.ipynb #9a762a70
 def cover_size(full, size):
-    "The smallest size with the shape of `full` that `size` can be cut from"
-    h,w = hw(size)
-    k = max(w/full[0], h/full[1])
-    return max(w, round(full[0]*k)),max(h, round(full[1]*k))
+    "The smallest size with the shape of `full` that `size` can be cut from; of arrays of sizes too"
+    (fw,fh),(h,w) = map(np.asarray, full),hw(size)
+    k = np.maximum(w/fw, h/fh)
+    return tuple(np.maximum(a, np.rint(b*k)).astype(int) for a,b in ((w,fw),(h,fh)))
 
 def load_image_pixels(fn, new, mode='RGB', resample=Image.BICUBIC):
     "The whole image `fn` at the size `new`"
@@ -51,39 +52,25 @@ def load_image_pixels(fn, new, mode='RGB', resample=Image.BICUBIC):
     if resample in torch_modes: return resize_planes(image_planes(im), (0,0,*im.size), new, torch_modes[resample])
     return image_planes(im.resize(new, resample))
 
-# %% ../../nbs/load/02_pixels.ipynb #406f303e
-def source_key(fn):
-    "A hash of the path, modification time and length of `fn`"
-    st = os.stat(fn)
-    return hashlib.sha1(to_bytes(f'{os.path.abspath(fn)} {st.st_mtime_ns} {st.st_size}')).hexdigest()
-
-disk_errors = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
-               errno.ENODEV)      # a disk whose files cannot be mapped
-
-def free_bytes(folder):
-    "Free space on the disk of `folder`, bytes"
-    return shutil.disk_usage(first(o for o in (folder,*folder.parents) if o.exists())).free
-
-@contextmanager
-def disk_faults(folder):
-    "Name the folder and the way out in errors of the disk"
-    try: yield
-    except OSError as e:
-        if e.errno not in disk_errors: raise
-        raise OSError(e.errno, f"The presized copies cannot be written to {folder} ({e.strerror};"
-                               f" {free_bytes(folder)/2**20:.1f} MiB are free there): free some space, or pass another"
-                               " folder as `cache=`") from e
-
 # %% ../../nbs/load/02_pixels.ipynb #d7dcc09e
-_entry = np.dtype([('key','S40'), ('at','<i8'), ('w','<i4'), ('h','<i4'), ('full_w','<i4'), ('full_h','<i4'),
-                   ('check','<u4'), ('sure','<u4')])      # checksum, 0: not there; it holds on the disk too
+_entry = np.dtype([('key','S40'), ('place','<i8',5), ('seal','<u4'), ('check','<u4')])
+_head = 128      # bytes of the id, before the first image and the first entry
+_most = 2**32    # px of a side
 
-def _checksum(x): return zlib.crc32(x) or 1
+def _seals(entries, head):
+    "A checksum of the key and place of each of `entries`, in the index that begins with `head`"
+    fields = entries.view(np.uint8).reshape(len(entries), _entry.itemsize)[:,:_entry.fields['seal'][1]]
+    return [zlib.crc32(o, zlib.crc32(head)) for o in fields]
+
+def _map(file):
+    with open_regular(file) as f: return mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
 
 def _image_size(fn):
+    "The size of `fn`, or why it cannot be had"
     try:
         check_regular(fn)
-        with Image.open(fn) as im: return im.size
+        with Image.open(fn) as im: w,h = im.size
+        return (w,h) if 0<w<=_most and 0<h<=_most else f"it is {w}x{h} px, and copies have sides of 1 to {_most} px"
     except Exception as e:
         if is_resource_error(e): raise
         return reason(e, fn)
@@ -91,140 +78,208 @@ def _image_size(fn):
 # %% ../../nbs/load/02_pixels.ipynb #aec9d97b
 class Pixels:
     "Images of one size, decoded once and kept in a file that processes share"
+    kind = 'pixels'
     def __init__(self, folder, size, mode='RGB', resample=Image.BICUBIC):
         self.folder,self.size,self.mode,self.resample,self.rows = folder,hw(size),mode,resample,{}
         name = '{}x{}-{}-{}'.format(*self.size, mode, Image.Resampling(resample).name.lower())
-        self.file,self.index,self.lock = (folder/f'{name}.{o}' for o in ('pixels','index','lock'))
+        self.file,self.index = (Path(os.path.abspath(folder))/f'{name}.{o}' for o in ('pixels','index'))
 
-    def _lengths(self, e): return e['w'].astype(int)*e['h']*len(self.mode)
+    def __del__(self):
+        for f in vars(self).get('out') or (): f.close()
 
-    def _open(self):
-        "Map file and index into memory; False if they do not belong together"
-        n = self.index.stat().st_size//_entry.itemsize
-        self.entries = np.asarray(np.memmap(self.index, _entry, 'r+', shape=n)) if n else np.empty(0, _entry)
-        self.at,self.there = self.entries['at'].copy(),self.entries['check']
-        self.end = int((self.at + self._lengths(self.entries)).max(initial=0))
-        if self.end>self.file.stat().st_size: return False
-        self.f = open(self.file, 'r+b')
-        self.data = torch.from_numpy(np.asarray(np.memmap(self.f, np.uint8, 'r+'))) if self.end else None
-        return True
-
-    def __getstate__(self): return {k: v for k,v in vars(self).items() if k not in ('entries','there','f','data')}
-    def __setstate__(self, state):
-        self.__dict__.update(state)
-        self._open()
     def __deepcopy__(self, memo): return self      # a copy would read gigabytes into memory
+    def __getstate__(self):
+        "What the images are, not where"
+        wanted = vars(self).get('wanted') or {f: bytes(self.entries['key'][i]) for f,i in self.rows.items()}
+        same = 'folder','size','mode','resample','file','index'
+        return {**{k: getattr(self, k) for k in same}, 'wanted': wanted}
 
-    def full_size(self, i):
-        "The size of the source"
-        return int(self.entries['full_w'][i]),int(self.entries['full_h'][i])
+    def __getattr__(self, k):
+        "After `pickle`, the files are opened at their first use"
+        if 'wanted' not in vars(self) or k.startswith('__'): raise AttributeError(k)
+        if not self._open() or not self._look_up(self.wanted):
+            raise self._gone('have changed' if self.file.exists() else 'were removed')
+        del self.wanted
+        return getattr(self, k)
 
-    def factors(self, i):
-        "How many times smaller the pixels are than the source, in width and height"
-        e = self.entries[i]
-        return [int(e['full_w'])/int(e['w']),int(e['full_h'])/int(e['h'])]
-
-    def planes(self, i):
-        "The pixels of an image, once it is there"
-        w,h = int(self.entries['w'][i]),int(self.entries['h'][i])
-        return self.data[self.at[i]:self.at[i]+len(self.mode)*h*w].view(-1, h, w)
-
-    def crop(self, i, size, tl):
-        "The part of an image at `tl`, which needs no resizing"
-        e,(w,h) = self.entries[i],size
-        ew,eh = int(e['w']),int(e['h'])
-        left,top = min(round(tl[0]*ew/int(e['full_w'])), ew-w),min(round(tl[1]*eh/int(e['full_h'])), eh-h)
-        return self.data.as_strided((len(self.mode),h,w), (ew*eh,ew,1), int(e['at'])+top*ew+left)
-
-# %% ../../nbs/load/02_pixels.ipynb #7b3fb705
+# %% ../../nbs/load/02_pixels.ipynb #0a0ee698
 @patch
-def _start(self:Pixels):
-    "Open file and index; start new ones if there are none, or if they do not belong together"
-    self.folder.mkdir(parents=True, exist_ok=True)
-    for f in (self.file,self.index): f.touch()
-    if self._open(): return
-    for f in (self.file,self.index):
-        f.unlink()      # a process that has them open can still read them
-        f.touch()
-    self._open()
+def full_size(self:Pixels, i):
+    "The size of the source"
+    return tuple(self.places[i,3:].tolist())
 
 @patch
-def _confirm(self:Pixels):
-    "Drop pixels that differ from their checksum, and make sure that the rest is on the disk"
-    e = self.entries
-    todo = np.flatnonzero((e['check']!=0) & (e['sure']==0))
-    if not len(todo): return
-    for i in bar_if_long(todo):
-        if _checksum(self.planes(i).numpy())!=e['check'][i]: e['check'][i] = 0
-    os.fsync(self.f.fileno())
-    e['sure'][todo] = e['check'][todo]!=0
+def factors(self:Pixels, i):
+    "How many times smaller the pixels are than the source, in width and height"
+    _,w,h,full_w,full_h = self.places[i].tolist()
+    return [full_w/w,full_h/h]
 
 @patch
-def _add(self:Pixels, sources):
-    "Claim space for `sources`, a dict of files by their keys"
-    fulls = parallel(_image_size, sources.values(), threadpool=True, n_workers=defaults.cpus, progress=False)
-    raise_faults({f: o for f,o in zip(sources.values(), fulls) if isinstance(o, str)})
-    new = np.zeros(len(fulls), _entry)
-    new['key'],(new['full_w'],new['full_h']) = list(sources),np.array(fulls).T
-    new['w'],new['h'] = np.array([cover_size(o, self.size) for o in fulls]).T
-    ends = self.end + self._lengths(new).cumsum()
-    new['at'] = [self.end, *ends[:-1]]
-    self._claim(int(ends[-1]), len(new))
-    with open(self.index, 'r+b') as f:
-        f.truncate(len(self.entries)*_entry.itemsize)       # of an entry that was half written
-        f.seek(0, 2)
-        f.write(new.tobytes())
+def planes(self:Pixels, i):
+    "The pixels of an image, once it is there"
+    at,w,h = self.places[i,:3].tolist()
+    return self.data[at:at+len(self.mode)*h*w].view(-1, h, w)
 
 @patch
-def _claim(self:Pixels, end, n):
-    "Make the file `end` bytes long, for `n` more images"
-    had = self.file.stat().st_size
-    need,free = max(end-had, 0),free_bytes(self.folder)
-    def _mib(o): return f'{o/2**20:,.{0 if o>=10*2**20 else 1}f} MiB'
-    what = (f"Decoded copies of {n:,} images at {short_size(self.size)} px take {_mib(need)}, and {_mib(free)} are free"
-            f" in {self.folder}")
-    if need>.95*free:
-        raise ValueError(f"{what}: free some space (`clear_cache` removes older copies), pass another folder as"
-                         " `cache=`, or omit `decoded`")
-    print(printable(what))
-    try: os.posix_fallocate(self.f.fileno(), 0, end)
-    except (AttributeError,OSError) as e:
-        is_full = getattr(e, 'errno', None) in disk_errors
-        os.truncate(self.file, had if is_full else end)     # macOS and some disks have no way to claim space
-        if is_full: raise
+def crop(self:Pixels, i, size, tl):
+    "The part of an image at `tl`, which needs no resizing"
+    (at,w,h,full_w,full_h),(cw,ch) = self.places[i].tolist(),size
+    left,top = min(round(tl[0]*w/full_w), w-cw),min(round(tl[1]*h/full_h), h-ch)
+    return self.data.as_strided((len(self.mode),ch,cw), (w*h,w,1), at+top*w+left)
+
+# %% ../../nbs/load/02_pixels.ipynb #31174e15
+@patch
+def _entries(self:Pixels, keys, fulls, start):
+    "Entries of images of the sizes `fulls`, whose places begin at `start`"
+    new = np.zeros(len(keys), _entry)
+    w,h = cover_size(fulls, self.size)
+    is_kept = w*1.*h<=np.maximum(fulls[0]*1.*fulls[1], 4*max(self.size)**2)
+    w,h = w*is_kept,h*is_kept
+    n = len(self.mode)*w*h
+    new['key'],new['place'] = keys,np.stack([start+n.cumsum()-n, w, h, *fulls], 1)
+    new['seal'] = _seals(new, self.head)
+    return new
+
+@patch
+def _open(self:Pixels):
+    "Map file and index for reading; False if they are not there, or not as they were made"
+    try: self.maps = [_map(o) for o in (self.file,self.index)]
+    except (FileNotFoundError,ValueError): return False     # the other: it is empty
+    self.head,other = (o[:_head] for o in self.maps)
+    if self.head!=other or not self.head.startswith(self.file.stem.encode()+b' '): return False
+    data,index = (np.frombuffer(o, np.uint8) for o in self.maps)
+    n = (len(index)-_head)//_entry.itemsize        # less one that is half written
+    e = index[_head:_head+n*_entry.itemsize].view(_entry)
+    fulls = e['place'][:,3:].T.copy()
+    if ((fulls<1) | (fulls>_most)).any(): return False
+    made = self._entries(e['key'], fulls, _head)
+    self.end = int((made['place'][:,0]+len(self.mode)*made['place'][:,1:3].prod(1)).max(initial=_head))
+    if self.end>len(data) or any((made[o]!=e[o]).any() for o in ('place','seal')): return False
+    self.entries,self.places,self.there = made,made['place'],e['check']     # of the index, only `there` is read again
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'The given NumPy array is not writable')
+        self.data = torch.from_numpy(data)
+    self.seen,self.out = mmap.mmap(-1, n+1),None       # `seen` is shared with processes that are forked
+    return True
+
+# %% ../../nbs/load/02_pixels.ipynb #349c02cc
+@patch
+def _look_up(self:Pixels, keys):
+    "Find the rows of `keys`, a dict by file; False if one is missing"
+    rows,w = {k: i for i,k in enumerate(self.entries['key'].tolist())},self.places[:,1].tolist()
+    found = {f: rows.get(k) for f,k in keys.items()}
+    if None in found.values(): return False
+    self.rows = {f: i for f,i in found.items() if w[i]}
+    return True
 
 @patch
 def reserve(self:Pixels, files):
     "Find or claim a place for each of `files`. Raises `ValueError` for bad files, or if they do not fit on the disk"
     files = L(files).map(str).unique()
-    try: keys = {f: source_key(f) for f in files}
+    try: keys = {f: source_key(f).encode() for f in files}
     except OSError as e: raise_faults({e.filename: e.strerror})
+    make_folder(self.folder)
     with disk_faults(self.folder):
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.lock):
-            self._start()
-            self._confirm()
-            known = set(self.entries['key'].astype(str))
-            if new := {k: f for f,k in keys.items() if k not in known}:
-                self._add(new)
-                self._open()
-    rows = {k: i for i,k in enumerate(self.entries['key'].astype(str))}
-    self.rows = {f: rows[k] for f,k in keys.items()}
+        if self._open() and self._look_up(keys) and all(self.there[i] for i in self.rows.values()): return self
+        with copies_lock(self.folder):
+            self._begin()
+            self._add(keys)
+            self._writable()
+    self._look_up(keys)
     return self
 
-# %% ../../nbs/load/02_pixels.ipynb #96bfa84d
+# %% ../../nbs/load/02_pixels.ipynb #2df4455e
+@patch
+def _begin(self:Pixels):
+    "Open file and index; begin new ones if they are not whole"
+    for o in (self.file,self.index): open_regular(o, 'r+b', os.O_CREAT).close()
+    if self._open(): return
+    head = f'{self.file.stem} {uuid.uuid4().hex}'.encode().ljust(_head)
+    for o in (self.file,self.index):
+        o.unlink()      # a process that has it open can still read it
+        with open_regular(o, 'r+b', os.O_CREAT) as f: write_at(f, head, 0)
+    self._open()
+
+@patch
+def _add(self:Pixels, keys):
+    "Claim space for those of `keys` that are not in the index"
+    known = set(self.entries['key'].tolist())
+    new = {k: f for f,k in keys.items() if k not in known}
+    if not new: return
+    fulls = parallel(_image_size, new.values(), threadpool=True, n_workers=defaults.cpus, progress=False)
+    raise_faults({f: o for f,o in zip(new.values(), fulls) if isinstance(o, str)})
+    new = self._entries(list(new), np.array(fulls).T, self.end)
+    self._claim(new['place'][:,1:3].prod(1))
+    write_at(self._writable()[1], new.tobytes(), _head+len(self.entries)*_entry.itemsize)
+    self._open()
+
+# %% ../../nbs/load/02_pixels.ipynb #af80e1bb
+@patch
+def _claim(self:Pixels, px):
+    "Make the file longer, for images of `px` pixels"
+    f,end,free = self._writable()[0],self.end+len(self.mode)*int(px.sum()),free_bytes(self.folder)
+    had = os.fstat(f.fileno()).st_size
+    need = max(end-had, 0)
+    def _mib(o): return f'{o/2**20:,.{0 if o>=10*2**20 else 1}f} MiB'
+    what = (f"Decoded copies of {(px>0).sum():,} images at {short_size(self.size)} px take {_mib(need)}, and"
+            f" {_mib(free)} are free in {self.folder}")
+    if need>.95*free:
+        raise ValueError(f"{what}: free some space (`clear_cache` removes older copies), pass another folder as"
+                         " `cache=`, or omit `decoded`")
+    print(printable(what))
+    try: os.posix_fallocate(f.fileno(), had, need) if need else None
+    except (AttributeError,OSError) as e:
+        is_full = getattr(e, 'errno', None) in disk_errors
+        f.truncate(had if is_full else end)     # macOS and some disks have no way to claim space
+        if is_full: raise
+
+# %% ../../nbs/load/02_pixels.ipynb #4026c405
 @patch
 def fill(self:Pixels, fn):
-    "Decode `fn`, unless it is there"
-    i = self.rows[str(fn)]
-    if self.there[i]: return
-    e = self.entries[i]
-    if source_key(fn)!=e['key'].decode():
+    "The row of `fn`, whose pixels are there and right from now on; None if it stays out"
+    i = self.rows.get(str(fn))
+    if i is not None and not self.seen[i]: self._first_use(i, fn)
+    return i
+
+@patch
+def _first_use(self:Pixels, i, fn):
+    self.check_whole()
+    at,w,h,*_ = self.places[i].tolist()
+    x = memoryview(self.maps[0])[at:at+len(self.mode)*w*h]
+    if not self.there[i] or self.there[i]!=self._checksum(i, x): self._decode(i, fn)
+    self.seen[i] = 1
+
+@patch
+def _checksum(self:Pixels, i, x): return zlib.crc32(x, self.entries['seal'][i]) or 1      # 0: not there
+
+@patch
+def _decode(self:Pixels, i, fn):
+    if source_key(fn).encode()!=self.entries['key'][i]:
         raise ValueError(f"{fn} has changed since its `DataLoaders` were made: make them again")
-    x = load_image_pixels(fn, (e['w'],e['h']), self.mode, self.resample).contiguous().numpy()
-    data,at = memoryview(x).cast('B'),int(e['at'])
+    at,w,h = self.places[i,:3].tolist()
+    x = load_image_pixels(fn, (w,h), self.mode, self.resample).contiguous().numpy()
+    check_at = _head + i*_entry.itemsize + _entry.fields['check'][1]
     with disk_faults(self.folder):
-        while data:
-            n = os.pwrite(self.f.fileno(), data, at)
-            data,at = data[n:],at+n
-    self.there[i] = _checksum(x)
+        for f,o,start in zip(self._writable(), (x,self._checksum(i, x).to_bytes(4, 'little')), (at,check_at)):
+            write_at(f, o, start)
+
+# %% ../../nbs/load/02_pixels.ipynb #bdf88c9e
+@patch
+def _gone(self:Pixels, what):
+    return CopiesError(f"The decoded copies in {self.file} {what} since these `DataLoaders` were made: make them again")
+
+@patch
+def check_whole(self:Pixels):
+    "Raise a `CopiesError` if the files were cut off: to read them on would kill the process"
+    ends = self.end,_head+len(self.entries)*_entry.itemsize
+    if any(m.size()<o for m,o in zip(self.maps, ends)): raise self._gone('were cut off')
+
+@patch
+def _writable(self:Pixels):
+    "File and index, opened to write too"
+    if self.out is None:
+        try: out = [open_regular(o, 'r+b') for o in (self.file,self.index)]
+        except FileNotFoundError: raise self._gone('were removed') from None
+        if any(f.read(_head)!=self.head for f in out): raise self._gone('were replaced')
+        self.out = out
+    return self.out

@@ -13,21 +13,20 @@ from fastai.vision.all import *
 from PIL.JpegImagePlugin import JpegImageFile
 from .files import is_from, reads_as_fastai, wrapped
 from .pixels import Pixels, image_planes, resize_planes, torch_modes
-from .cache import presized_file
 
 # %% ../../nbs/load/03_read.ipynb #64b4a441
 class _Jpeg(JpegImageFile):
     size = property(lambda self: self._size)      # Pillow's: fastai's makes a `fastuple`, some thirty per image
     def load(self):
         "Decode the image, whose file is open for as long only"
-        if not self.tile: return super().load()
+        if not self.tile or not self.filename: return super().load()
         with open(self.filename, 'rb') as self.fp: return super().load()
 
 def _open_jpeg(fn):
-    "The JPEG file `fn`, not yet decoded; None if it is of another kind"
+    "The JPEG `fn`, a file or what was read of one, not yet decoded; None if it is of another kind"
     try: f = _Jpeg(fn)
     except SyntaxError: return
-    f.fp.close()      # a process has some hundreds of open files, and more images may wait to be decoded
+    if f.filename: f.fp.close()      # a process has some hundreds of open files, and more images may wait to be decoded
     Image._decompression_bomb_check(f.size)       # as `Image.open` does
     return f
 
@@ -35,45 +34,30 @@ def _resize(im, box, size, mode):
     "The part `box` of `im` at `size`, by PyTorch"
     return resize_planes(image_planes(im), box, size, mode)
 
-def _from_planes(x): return Image.fromarray(x.permute(1,2,0).squeeze(2).numpy())
-
 # %% ../../nbs/load/03_read.ipynb #ef19386d
 class ScaledImage(PILImage):
     "A `PILImage` that is decoded when it is used: a JPEG at 1/2, 1/4 or 1/8 of its size, if that is enough"
     fastais = PILImage
     fn,file,planes,kept = None,None,None,None
     @classmethod
-    def _lazy(cls, size):
+    def _lazy(cls, size, **attrs):
         "An image of `size` without pixels yet"
         res = cls(Image.Image())
-        res._mode,res._size = cls._open_args['mode'],size
+        res.__dict__.update(attrs, _mode=cls._open_args['mode'], _size=size)
         return res
 
     @classmethod
     def create(cls, fn, cache=None, **kwargs):
-        "An image from `fn`"
+        "An image from `fn`, or from its copy in `cache`"
         if not isinstance(fn, (str,Path)) or kwargs: return cls.fastais.create(fn, **kwargs)     # images in memory stay
-        if isinstance(cache, Pixels): return cls._from_pixels(fn, cache)
-        small = presized_file(fn, cache) if cache else None
-        f = _open_jpeg(small if small and os.path.exists(small) else fn)
+        if isinstance(cache, Pixels):
+            i = cache.rows.get(str(fn)) if cache.mode==cls._open_args['mode'] else None
+            return cls.create(fn) if i is None else cls._lazy(cache.full_size(i), fn=fn, kept=cache)
+        small = cache.read(fn) if cache else None
+        f = _open_jpeg(small or fn)
         if f is None: return super().create(fn)
-        res = cls._lazy(f.size)
-        res.fn,res.file,res.info = fn,f,dict(f.info)
-        if small and f.filename==small: res._size = tuple(map(int, f.info['comment'].split(b'x')))    # of the original
-        return res
-
-    @classmethod
-    def _from_pixels(cls, fn, pixels):
-        i = pixels.rows.get(str(fn))
-        if i is None or pixels.mode!=cls._open_args['mode']: return cls.create(fn)
-        res = cls._lazy(pixels.full_size(i))
-        res.fn,res.kept = fn,pixels
-        return res
-
-    def _with_planes(self, x):
-        res = self._lazy((x.shape[2],x.shape[1]))
-        res.planes = x.contiguous()
-        return res
+        size = tuple(map(int, f.info['comment'].split(b'x'))) if small else f.size      # of the original
+        return cls._lazy(size, fn=fn, file=f, info=dict(f.info))
 
     @property
     def im(self):
@@ -83,14 +67,23 @@ class ScaledImage(PILImage):
     @im.setter
     def im(self, im): Image.Image.im.fset(self, im)
 
-    def load(self):
-        "Decode the image, if it is not yet"
-        if self._im is None and self.planes is not None:
-            self.im = _from_planes(self.planes).im
-        if self._im is None and self.fn is not None: self.im = self.decode_image()[0].im
-        return super().load()
-
 # %% ../../nbs/load/03_read.ipynb #3cd6ae0c
+@patch
+def load(self:ScaledImage):
+    "Decode the image, if it is not yet"
+    if self._im is None and self.planes is not None:
+        self.im = Image.fromarray(self.planes.permute(1,2,0).squeeze(2).numpy()).im
+    if self._is_lazy(): self.im = self.decode_image()[0].im
+    return super(ScaledImage, self).load()
+
+@patch
+def _is_lazy(self:ScaledImage): return self._im is None and self.fn is not None
+
+@patch
+def _with_planes(self:ScaledImage, x):
+    "An image of the pixels `x`, which may be in a file of pixels that nobody may change"
+    return self._lazy((x.shape[2],x.shape[1]), planes=x.clone(memory_format=torch.contiguous_format))
+
 @patch
 def _source(self:ScaledImage, need):
     "The file to decode, and by what factors it is smaller than the original"
@@ -112,6 +105,7 @@ def decode_image(self:ScaledImage, need=None):
     f.load()
     return (f if f.mode==self.mode else f.convert(self.mode)),by
 
+# %% ../../nbs/load/03_read.ipynb #ce4787e0
 @patch
 def _crop_kept(self:ScaledImage, sz, tl, resize_mode, resize_to):
     "The pixels of a crop, from those that are kept; None if there are none or too few"
@@ -122,12 +116,10 @@ def _crop_kept(self:ScaledImage, sz, tl, resize_mode, resize_to):
     is_cut = all(abs(s/b-r)<1+1/b for s,b,r in zip(sz, by, resize_to))
     if not is_cut and resize_mode not in torch_modes: return
     self.kept.fill(self.fn)
+    self.kept.check_whole()
     if is_cut: return self.kept.crop(i, resize_to, tl)
     box = [o/b for o,b in zip((*tl, *tl.add(sz)), by*2)]
     return resize_planes(self.kept.planes(i), box, resize_to, torch_modes[resize_mode])
-
-@patch
-def _is_lazy(self:ScaledImage): return self._im is None and self.fn is not None
 
 @patch
 def _crops_as_fastai(self:ScaledImage):
@@ -175,6 +167,15 @@ class ScaledToTensor(ToTensor):
         return ToTensor()
 
 # %% ../../nbs/load/03_read.ipynb #bcb877e6
+_scaled = {o.fastais: o for o in (ScaledImage,ScaledImageBW)}
+_modes = {PILImage:'RGB', PILImageBW:'L'}
+
+def reads_scaled(create):
+    "Is `create` fastai's own, of a class that has a `ScaledImage`?"
+    cls = getattr(create, '__self__', None)
+    if cls not in _scaled or cls._open_args!={'mode':_modes[cls]}: return False
+    return reads_as_fastai(create) and reads_as_fastai(cls.create)
+
 class ReadImage(Transform):
     "Read images as `image_cls`"
     def __init__(self, image_cls=ScaledImage, cache=None, create=None):
@@ -188,15 +189,7 @@ class ReadImage(Transform):
         "fastai's own"
         return Transform(self.create)
 
-_scaled = {o.fastais: o for o in (ScaledImage,ScaledImageBW)}
-_modes = {PILImage:'RGB', PILImageBW:'L'}
-
-def reads_scaled(create):
-    "Is `create` fastai's own, of a class that has a `ScaledImage`?"
-    cls = getattr(create, '__self__', None)
-    if cls not in _scaled or cls._open_args!={'mode':_modes[cls]}: return False
-    return reads_as_fastai(create) and reads_as_fastai(cls.create)
-
+# %% ../../nbs/load/03_read.ipynb #78449a14
 def _read_tfm(t, cache):
     "`ReadImage` for a transform that is `PILImage.create`, else the transform itself"
     if isinstance(t, ReadImage): return ReadImage(t.image_cls, cache, t.create) if cache else t
@@ -213,8 +206,13 @@ def _read_tl(tl, cache):
     return res
 
 def read_scaled(ds, cache=None):
-    "A copy of `ds` whose images are read as `ScaledImage`"
+    "A copy of `ds` whose images are read as `ScaledImage`, from copies in `cache`; None: from those that it reads"
     if not isinstance(ds, Datasets): return ds
     ds = copy(ds)
     ds.tls = ds.tls.map(_read_tl, cache=cache)
+    ds.copies = cache or copies_of(ds)
     return ds
+
+def copies_of(ds):
+    "The copies that `ds` reads, if any"
+    return vars(ds).get('copies') if isinstance(ds, Datasets) else None

@@ -12,6 +12,7 @@ import fastai, hashlib, inspect
 from fastai.vision.all import *
 import fastai_progresize
 from ..utils import to_bytes
+from ..load.read import copies_of
 from ..checks.split import item_keys
 from .state import has_state
 
@@ -52,9 +53,7 @@ def _tfms(dl):
 
 def _copies(ds):
     "The kind of presized copies that `ds` reads"
-    tfms = ds.tls[0].tfms.fs if isinstance(ds, Datasets) else []
-    cache = first(o.cache for o in tfms if getattr(o, 'cache', None))
-    return cache and ('JPEG' if isinstance(cache, (str,Path)) else 'pixels')
+    return getattr(copies_of(ds), 'kind', None)
 
 def _loader_plan(dl, keys):
     "The items of a loader, their order, labels and transforms"
