@@ -7,32 +7,32 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/resume/checkpoint.ht
 # %% auto #0
 __all__ = ['read_checkpoint', 'Checkpoint']
 
-# %% ../../nbs/resume/03_checkpoint.ipynb #94d89bee
-import contextlib, io, socket, zipfile
+# %% ../../nbs/resume/03_checkpoint.ipynb #16ff97b6
+import contextlib, socket, weakref, zipfile
 from fastai.vision.all import *
 from filelock import FileLock, Timeout
-from ..utils import printable, same_random, whole_file
-from ..data import is_empty, probe_batch
-from ..utils import on_rank0
+from ..utils import on_rank0, printable, same_random, whole_file
 from ..callbacks import RunCallback, repair_best
-from .plain import plain
-from .state import is_own, lost_attrs, run_state, set_run_state, values_before
+from .plain import from_plain, plain
+from .walk import Walk, put, same_state
+from .state import Start, run_state, set_run_state, walk_learner, with_state_dict
 from .same import check_plan, run_plan
-from ..checks.trial import NotCopied, fit_trial, has_lazy, repeat_batches
+from ..checks.trial import has_lazy
 
-# %% ../../nbs/resume/03_checkpoint.ipynb #227c3f4a
-_format = 'fastai_progresize checkpoint 2'
+# %% ../../nbs/resume/03_checkpoint.ipynb #f82eb45b
+_format = 'fastai_progresize checkpoint 3'
+
+def _file_before(file): return file.with_name(f'{file.name}.before')      # the previous epoch's: no run's own name
 
 def _check_bytes(file):
     "Raise an error if a byte of `file` has changed, or if it is compressed"
+    if not file.is_file(): raise ValueError('it is not a regular file')
     with zipfile.ZipFile(file) as z:
         if sum(o.file_size for o in z.infolist())>os.path.getsize(file): raise ValueError('it is compressed')
         if (name := z.testzip()): raise ValueError(f'{name} has changed')
 
-def _file_before(file): return file.with_name(f'{file.stem}.before{file.suffix}')      # the previous epoch's
-
-_types = dict(epoch=int, n_epoch=int, stopped=bool, plan=dict, train_iter=int, model=dict, hidden=dict, loss=dict,
-              opt=dict, grads=list, cbs=list, own=dict, csv=list, history=list, random=list)
+_types = dict(epoch=int, n_epoch=int, stopped=bool, plan=dict, train_iter=int, model=dict, opt=dict, requires_grad=list,
+              grads=list, cbs=dict, leaves=dict, lost=list, csv=list, history=list, random=list)
 
 def _check_types(state):
     "Raise an error if `state` lacks a part of a run's state"
@@ -43,10 +43,10 @@ def _check_types(state):
     if not all(isinstance(o, dict) and {'epoch','stage'}<=o.keys() for o in state['history']):
         raise ValueError('its history has no epochs')
 
+# %% ../../nbs/resume/03_checkpoint.ipynb #f84a2c02
 def _or_before(file):
-    before = _file_before(file)
-    if not before.exists(): return ''
-    return f" The previous epoch's checkpoint is {before}: pass checkpoint={before.stem!r} to continue from it."
+    if not _file_before(file).exists(): return ''
+    return f" The previous epoch's checkpoint is {_file_before(file)}: remove {file.name} to continue from it."
 
 def read_checkpoint(
     file:str|Path, # A file that a `Checkpoint` has written
@@ -63,12 +63,14 @@ def read_checkpoint(
         raise ValueError(f"{file} cannot be read as a checkpoint: it is damaged, or holds more than plain values"
                          f" ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}). It was not changed: pass"
                          f" another name as `checkpoint=`, or remove it.{_or_before(file)}") from e
-    if not isinstance(res, dict) or res.get('format')!=_format:
-        raise ValueError(f"{file} is not a checkpoint of `fit_progressive`. It was not changed: pass another name as"
-                         " `checkpoint=`")
-    return res
+    if isinstance(res, dict) and res.get('format')==_format: return res
+    if isinstance(res, dict) and str(res.get('format')).startswith(_format[:-1]):
+        raise ValueError(f"{file} was written by another version of fastai_progresize ({res['format']}, not {_format[-1]}):"
+                         " continue it with that version, or pass another name as `checkpoint=` to start again")
+    raise ValueError(f"{file} is not a checkpoint of `fit_progressive`. It was not changed: pass another name as"
+                     " `checkpoint=`")
 
-# %% ../../nbs/resume/03_checkpoint.ipynb #bcd7e88d
+# %% ../../nbs/resume/03_checkpoint.ipynb #af9bb053
 def checkpoint_file(learn, name):
     "The file of the checkpoint `name`, in the folder that `learn.save` uses"
     return learn.path/learn.model_dir/f'{name}.ckpt'
@@ -77,6 +79,10 @@ def _tmp_files(file): return file.parent.glob(f'.{file.name}.*tmp')
 
 def _try_place(file):
     "Raise a `ValueError` if the folder of `file` cannot be written to"
+    for f in (file,_file_before(file)):
+        if f.is_symlink() or (f.exists() and not f.is_file()):
+            what = f'a link to {os.readlink(f)}' if f.is_symlink() else 'not a regular file'
+            raise ValueError(f"{f} is {what}: remove it, or pass another name as `checkpoint=`")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f'.{file.name}.', suffix='tmp'): pass
@@ -107,10 +113,10 @@ def only_run(file):
     try: yield
     finally:
         for lock in filter(None, locks):
-            Path(lock.lock_file).unlink(missing_ok=True)
+            with contextlib.suppress(OSError): Path(lock.lock_file).unlink(missing_ok=True)     # Windows: it is open
             lock.release()
 
-# %% ../../nbs/resume/03_checkpoint.ipynb #fc6aeffe
+# %% ../../nbs/resume/03_checkpoint.ipynb #fbc48b21
 class Checkpoint(RunCallback):
     "Save everything that the rest of the run depends on, before its first batch and after each epoch"
     order = math.inf        # after all others
@@ -119,56 +125,101 @@ class Checkpoint(RunCallback):
         file:Path, # Where to save
         plan:dict, # What makes it the same run: plain values
         state:dict=None, # From `load_checkpoint`, to continue from; None: from the beginning
-    ): self.file,self.plan,self.state = file,plan,state
+        before:Walk=None, # All values before the fit
+    ): self.file,self.plan,self.state,self.before,self.csv,self.warned = file,plan,state,before,{},False
 
-    def before_fit(self): self.before = values_before(self.learn)
-    def before_epoch(self): self.n_epochs,self.n_rows = self.epoch+1,len(self.stage_recorder.rows)
+    def before_fit(self):
+        self.own_dls = self.dls_seen = self.dls
+        self.start,self.before = Start(self.walk(), self.before),None
+
+    def before_epoch(self):
+        self.n_epochs,self.n_rows = self.epoch+1,len(self.stage_recorder.rows)
+        self.see_dls()
+
+    def walk(self): return walk_learner(self.learn, own_dls=self.own_dls)
+    def see_dls(self):
+        "Values of the data of a stage are compared with those at its beginning"
+        if self.dls is not self.dls_seen: self.start.add(self.walk(), 'dls')
+        self.dls_seen = self.dls
+
     def after_epoch(self): self._save(self.n_epochs)
     def after_cancel_fit(self):
         if self.n_rows is not None and len(self.stage_recorder.rows)>self.n_rows:
             self._save(self.n_epochs, stopped=True)      # early stopping, at an epoch's end
 
-    def save(self,
-        n_epoch:int, # Epochs so far
-        stopped:bool=False, # Did the run stop early?
-    ):
-        "Save the run after `n_epoch` epochs. Raises `ValueError` if it cannot be written"
-        try:
-            state = dict(run_state(self.learn, self.before, n_epoch), format=_format, plan=self.plan,
-                         n_epoch=self.n_epoch, stopped=stopped)
-            self.before['csv'] = dict(zip((o.name for o in self.learn.cbs if isinstance(o, CSVLogger)), state['csv']))
-            if not rank_distrib(): self._write(state)
-        except (OSError,RuntimeError,ValueError) as e:      # torch raises a `RuntimeError` on a full disk
-            raise ValueError(f"The checkpoint after {n_epoch} epochs could not be written to {self.file}"
-                             f" ({self._why(e)})") from e
+# %% ../../nbs/resume/03_checkpoint.ipynb #986bb281
+def _keep_before(file):
+    "Keep `file` as the previous epoch's too"
+    if not file.exists(): return
+    tmp = file.with_name(f'.{file.name}.beforetmp')
+    try:
+        tmp.unlink(missing_ok=True)
+        os.link(file, tmp)
+        os.replace(tmp, _file_before(file))
+    except (OSError,AttributeError): os.replace(file, _file_before(file))      # a file system without links
 
-    def _save(self, n_epoch, stopped=False):
-        try: self.save(n_epoch, stopped)
-        except ValueError as e: warn(f"{e}: training continues, and the previous checkpoint is kept")
+@patch
+def _write(self:Checkpoint, state):
+    with whole_file(self.file, prefix=f'.{self.file.name}.') as f:
+        torch.save(state, f)
+        f.flush()
+        os.fsync(f.fileno())
+        _keep_before(self.file)
 
-    def _write(self, state):
-        with whole_file(self.file, prefix=f'.{self.file.name}.') as f:
-            torch.save(state, f)
-            f.flush()
-            os.fsync(f.fileno())
-            if self.file.exists(): os.replace(self.file, _file_before(self.file))
+@patch
+def _why(self:Checkpoint, e):
+    "The message of `e`, and how much space is free"
+    model = sum(p.numel()*p.element_size() for p in self.learn.model.parameters())/2**20
+    try: free = shutil.disk_usage(self.file.parent).free/2**20
+    except OSError: free = math.nan
+    return f"{str(e).splitlines()[0]}; {free:,.0f} MiB are free, the weights alone are {model:,.1f} MiB"
 
-    def _why(self, e):
-        "The message of `e`, and how much space is free"
-        model = sum(p.numel()*p.element_size() for p in self.learn.model.parameters())/2**20
-        try: free = shutil.disk_usage(self.file.parent).free/2**20
-        except OSError: free = math.nan
-        return f"{str(e).splitlines()[0]}; {free:,.0f} MiB are free, the weights alone are {model:,.1f} MiB"
+# %% ../../nbs/resume/03_checkpoint.ipynb #766439cc
+@patch
+def save(self:Checkpoint,
+    n_epoch:int, # Epochs so far
+    stopped:bool=False, # Did the run stop early?
+):
+    "Save the run after `n_epoch` epochs. Raises `ValueError` if it cannot be written"
+    try:
+        state = dict(run_state(self.learn, self.start, n_epoch, self.own_dls, self.csv), format=_format, plan=self.plan,
+                     n_epoch=self.n_epoch, stopped=stopped)
+        self.csv = dict(zip((o.name for o in self.learn.cbs if isinstance(o, CSVLogger)), state['csv']))
+        if not rank_distrib(): self._write(state)
+    except (OSError,RuntimeError,ValueError) as e:      # torch raises a `RuntimeError` on a full disk
+        raise ValueError(f"The checkpoint after {n_epoch} epochs could not be written to {self.file}"
+                         f" ({self._why(e)})") from e
+    if state['lost'] and not self.warned and n_epoch<self.n_epoch: self._warn_lost(state['lost'])
 
-# %% ../../nbs/resume/03_checkpoint.ipynb #cb3c1bbd
+@patch
+def _warn_lost(self:Checkpoint, lost):
+    self.warned = True
+    warn(f"{_listed(lost)} changed in training and cannot be stored in {self.file}, so the run cannot be resumed: keep"
+         " tensors, numbers, or lists and dicts of them, or give the callback `state_dict` and `load_state_dict`")
+
+def _listed(names): return ', '.join(f'`{o}`' for o in names[:3])+(f' and {len(names)-3} more' if len(names)>3 else '')
+
+@patch
+def _save(self:Checkpoint, n_epoch, stopped=False):
+    try: self.save(n_epoch, stopped)
+    except ValueError as e: warn(f"{e}: training continues, and the previous checkpoint is kept")
+
+# %% ../../nbs/resume/03_checkpoint.ipynb #ab8ffd19
 def _to_here(storage, location):
     "Keep CPU tensors on the CPU, move GPU tensors to this process's GPU"
     if location=='cpu': return storage
     return torch.serialization.default_restore_location(storage, str(default_device()))
 
+def _state_file(file):
+    "The file to continue from: the previous epoch's if `file` is missing"
+    before = _file_before(file)
+    if file.exists() or not before.exists(): return file
+    print(printable(f"{file} is missing: continuing from the previous epoch's checkpoint, {before}"))
+    return before
+
 def load_checkpoint(file, plan, resume):
     "The state to continue from. Raises `ValueError` for another run, or for an unfinished one without `resume`"
-    if not file.exists() and _file_before(file).exists(): file = _file_before(file)    # killed between the two renames
+    if resume: file = _state_file(file)
     if not file.exists():
         if resume: print(printable(f"There is no checkpoint in {file} yet: starting from the beginning"))
         return
@@ -177,23 +228,27 @@ def load_checkpoint(file, plan, resume):
     if resume:
         check_plan(state['plan'], plan, file, has_ended)
         if has_ended: print(printable(f"The run in {file} has ended: nothing is left to train; it is restored"))
+        elif state['lost']:
+            raise ValueError(f"{file} cannot be resumed: {_listed(state['lost'])} changed and could not be stored. Pass"
+                             " another name as `checkpoint=` to start again")
     elif 0<state['epoch']<state['n_epoch'] and not state['stopped']:
         raise ValueError(f"{file} holds the first {state['epoch']} of {state['n_epoch']} epochs of a run that has not"
                          " ended: pass resume=True to continue it, or remove it to start again")
     return state if resume else None
 
-# %% ../../nbs/resume/03_checkpoint.ipynb #5babcdfe
+# %% ../../nbs/resume/03_checkpoint.ipynb #ae456d28
 def _forget_best(cb): cb.best = math.inf if cb.comp==np.less else -math.inf
 
 @contextmanager
-def _or_as_it_was(learn, file):
-    "If the block fails, restore `learn`"
-    own = deepcopy(to_device(run_state(learn), 'cpu'))
+def _or_as_it_was(saver):
+    "If the block fails, restore the Learner"
+    learn = saver.learn
+    own = deepcopy(to_device(run_state(learn, own_dls=saver.own_dls), 'cpu'))
     try: yield
     except Exception as e:
-        set_run_state(learn, own)
-        raise ValueError(f"{file} cannot be resumed: it does not fit this run ({type(e).__name__}: {e}). Pass another"
-                         " name as `checkpoint=` to start again") from e
+        set_run_state(learn, own, saver.own_dls)
+        raise ValueError(f"{saver.file} cannot be resumed: it does not fit this run ({type(e).__name__}: {e}). Pass"
+                         " another name as `checkpoint=` to start again") from e
 
 def _continue(learn, saver, resize):
     "Put `learn` at the end of the saved epoch, and return the next one"
@@ -203,11 +258,43 @@ def _continue(learn, saver, resize):
     start = learn.n_epoch if state['stopped'] else state['epoch']
     learn.epoch = state['epoch']-1
     if state['epoch']: resize.before_epoch()
-    with _or_as_it_was(learn, saver.file): set_run_state(learn, state)
+    saver.see_dls()
+    with _or_as_it_was(saver):
+        _undo(saver)
+        set_run_state(learn, state, saver.own_dls)
     repair_best(learn, _forget_best, "the best of the remaining epochs will be saved")
     state.clear()       # its values are copied, so free the memory
     return start
 
+# %% ../../nbs/resume/03_checkpoint.ipynb #ba2e447b
+_interrupted = weakref.WeakKeyDictionary()
+
+def _keep_changed(saver):
+    "Keep the values of the beginning of all that has changed since"
+    leaves,start = saver.walk().leaves,saver.start
+    now = {k: o.content for k,o in leaves.items()}
+    changed = [k for k in {**now, **start.leaves} if now.get(k)!=start.leaves.get(k, (None,))[0] or k in start.always]
+    began = {k: (now.get(k), (*start.leaves[k][:2],None) if k in start.leaves else None, start.values.get(k))
+             for k in changed}
+    _interrupted[saver.learn] = saver.file,began
+
+def _undo(saver):
+    "Put back what an interrupted run of this Learner has changed, unless it is stored"
+    file,began = _interrupted.pop(saver.learn, (None,{}))
+    if file!=saver.file: return
+    leaves,stored,start,lost = saver.walk().leaves,saver.state['leaves'],saver.start,[]
+    for k,(now,entry,value) in began.items():
+        leaf = leaves.get(k)
+        if (leaf and leaf.content)!=now: continue       # made again, or changed by you
+        if entry: start.leaves[k] = entry
+        else: start.leaves.pop(k, None)
+        if k in stored or (leaf and leaf.kind=='random'): continue
+        if value is not None and leaf: put(leaf, from_plain(value))
+        elif leaf and not entry and isinstance(leaf.holder, dict): del leaf.holder[leaf.key]
+        else: lost.append(k)
+    if lost: raise ValueError(f"{_listed(lost)} changed when it was interrupted, and cannot be put back: make a new Learner")
+
+# %% ../../nbs/resume/03_checkpoint.ipynb #fb5c1a00
 class _FitFrom:
     "`learn._do_fit` from the state of `saver`, or from the beginning, which is saved first"
     def __init__(self, learn, saver, resize): store_attr()
@@ -218,8 +305,14 @@ class _FitFrom:
         if saver.depth>1: return type(learn)._do_fit(learn)       # a fit in a callback of the run
         if saver.state: start = _continue(learn, saver, self.resize)
         else: saver.save(0)
-        for learn.epoch in range(start, learn.n_epoch):
-            learn._with_events(learn._do_epoch, 'epoch', CancelEpochException)
+        _interrupted.pop(learn, None)
+        try:
+            for learn.epoch in range(start, learn.n_epoch):
+                learn._with_events(learn._do_epoch, 'epoch', CancelEpochException)
+        except CancelFitException: raise
+        except BaseException:
+            with contextlib.suppress(Exception): _keep_changed(saver)
+            raise
 
 @contextmanager
 def resumed(learn, saver, resize):
@@ -233,36 +326,22 @@ def resumed(learn, saver, resize):
     try: yield
     finally: learn.__dict__.pop('_do_fit', None)
 
-# %% ../../nbs/resume/03_checkpoint.ipynb #646e23d7
-class _TrySaving(Callback):
-    order,lost = math.inf,{}
-    def before_fit(self): self.before = values_before(self.learn)
-    def after_epoch(self):
-        state = run_state(self.learn, self.before)
-        torch.save(state, io.BytesIO())
-        self.lost = {o.name: names for o in self.learn.cbs if is_own(o) and (names := lost_attrs(o))}
+# %% ../../nbs/resume/03_checkpoint.ipynb #3feaa29d
+def _check_saving(run):
+    "All values of the run before the fit. Raises `ValueError` for a `state_dict` that cannot be stored"
+    cbs = [*run.learn.cbs, *run.cbs]
+    for cb in with_state_dict(cbs):
+        try: state = cb.state_dict()
+        except Exception: continue      # not before `before_fit`
+        plain(state)
+    walk = walk_learner(run.learn, run.cbs)
+    hidden = [k for k,o in walk.leaves.items() if o.is_hidden]
+    if hidden: warn(f"{_listed(hidden)} can be neither stored nor compared: if it changes in training, a resumed run differs")
+    if walk.is_full: warn(f"Your Learner holds more than 10,000 values: a change of what comes after {last(walk.leaves)} would"
+                          " not be noticed, and a resumed run would differ")
+    return walk
 
-def _try_saving(run, dls):
-    "Raise a `ValueError` if a part of the run cannot be saved"
-    with same_random(), contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(NotCopied):
-        batches = repeat_batches(dls, [None if is_empty(o) else probe_batch(o) for o in dls.loaders[:2]])
-        with run.trial.learner(batches) as learn:
-            saving = _TrySaving()
-            try: fit_trial(learn, saving)
-            except Exception as e:
-                if 'cannot be kept in a checkpoint' in str(e): raise ValueError(str(e).split('\t')[-1]) from e
-            return saving.lost
-    return {}
-
-def _check_saving(run, dls):
-    "Raise a `ValueError` for state that cannot be saved, or would start over when the run is resumed"
-    lost = _try_saving(run, dls)
-    if not lost: return
-    (cb,names),*_ = lost.items()
-    raise ValueError(f"`{cb}` has no `state_dict`: what it keeps as {', '.join(names)} would start over when the run is"
-                     " resumed. Give it `state_dict` and `load_state_dict`, or pass check=False to train anyway")
-
-# %% ../../nbs/resume/03_checkpoint.ipynb #afd73260
+# %% ../../nbs/resume/03_checkpoint.ipynb #cb32258d
 def _describe(plan, s):
     lr,fit = plan.lr_and_fit(s)
     text = f'{s.size} px, {s.total} epochs, bs={s.bs}, lr={lr}, {fit}'
@@ -276,12 +355,11 @@ def checkpointing(run, name, resume, cbs, **settings):
         raise ValueError(f"checkpoint={name!r}: lazy layers, such as `nn.LazyLinear`, have no weights to save yet: call"
                          " the model with a batch first, as in `learn.model(learn.dls.one_batch()[0])`")
     file = checkpoint_file(run.learn, name)
+    settings.update(stages=[_describe(run.plan, s) for s in run.plan], phases=list(map(str, run.plan.phases)),
+                    valid_size=run.valid and run.valid.size, fast=str(run.fast))
     with same_random():
         dls = run.try_dls(run.plan[0])
-        settings.update(stages=[_describe(run.plan, s) for s in run.plan], phases=list(map(str, run.plan.phases)),
-                        valid_size=run.valid and run.valid.size, fast=str(run.fast))
-        plan = plain(run_plan(run.learn, dls, cbs, **settings))
+        with same_state(dls): plan = plain(run_plan(run.learn, dls, cbs, **settings))
     with only_run(file):
         state = on_rank0(load_checkpoint, file, plan, resume)
-        if run.checks: _check_saving(run, dls)
-        yield Checkpoint(file, plan, state)
+        yield Checkpoint(file, plan, state, _check_saving(run))
