@@ -12,6 +12,7 @@ from copy import copy
 from fastai.vision.all import *
 from fastai.callback.training import GradientAccumulation
 from .utils import same_random, wrap_again
+from .resume.walk import same_state
 from .plan import Plan
 from .checks.split import SplitCheck
 from .checks.task import check_stage
@@ -59,7 +60,7 @@ def _begin_stage(self:ProgressiveResize, i):
     if self.index>=0: self._drop_grads()
     size,dls = self.plan[i].size,self.stage_dls(self.plan[i])
     if self.check:
-        with same_random():
+        with same_random(), same_state(dls):
             self.split(dls, size)
             check_stage(dls, size, self.own_dls)
     self.learn.dls = self.current = dls

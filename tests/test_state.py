@@ -32,17 +32,22 @@ class Stop(Callback):
     def after_batch(self):
         if self.training and self.epoch==self.at: raise KeyboardInterrupt
 
-def train(kind, stop=None, **kwargs):
-    "Train a new Learner of a kind, or go on with it"
+def new(kind):
+    "A Learner, and callbacks, of a kind"
     set_seed(3)
     learn = kind.make()
     learn.path = Path('.')
-    cbs = [o() for o in kind.cbs]+([Stop(stop)] if stop else [])
-    args = dict(fast=False, check=False, valid_size='stage', cbs=cbs) | kind.run | kwargs
+    return learn,[o() for o in kind.cbs]
+
+def train(kind, stop=None, again=None, **kwargs):
+    "Train a new Learner of a kind, or the same one `again`"
+    learn,cbs = again or new(kind)
+    cbs = cbs+([] if stop is None else [Stop(stop)])
+    args = dict(sizes=(8,16), fast=False, check=False, valid_size='stage', cbs=cbs) | kind.run | kwargs
     if not isinstance(learn.dls.train, TfmdDL): args.update(get_dls=lambda size, bs: learn.dls, bs=4)
     with learn.no_bar(), learn.no_logging():
-        try: learn.fit_progressive(3, sizes=(8,16), **args)
-        except KeyboardInterrupt: assert stop
+        try: learn.fit_progressive(3, **args)
+        except KeyboardInterrupt: assert stop is not None
     return learn
 
 # state in a model
@@ -340,3 +345,142 @@ def is_same(a, b):
 def test_60_kinds(count):
     assert len(kinds)>=60
     count('kinds of Learner with unusual state, the same bits or refused by name', len(kinds), len(kinds))
+
+@pytest.mark.parametrize('name', kinds)
+def test_reruns(name):
+    "Interrupted in its first epoch, and the same cell run again by the same Learner"
+    k = kinds[name]
+    again = new(k)
+    train(k, 0, again, checkpoint='b')
+    try: learn = train(k, None, again, checkpoint='b', resume=True)
+    except ValueError as e:
+        assert k.says or name in ('loss_list','get_x','get_x_closure') and 'is of another run' in str(e), str(e)
+        return
+    assert same_weights(weights(learn), weights(train(k)))
+
+def in_new_process(name, folder, **kwargs):
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    torch.save(weights(train(kinds[name], **kwargs)), folder/'end')
+
+@pytest.mark.long
+@pytest.mark.parametrize('name', [k for k,o in kinds.items() if not o.says])
+def test_new_processes(processes, name, tmp_path, count):
+    for kwargs in (dict(stop=2, checkpoint='a'), dict(checkpoint='a', resume=True)):
+        p = processes.Process(target=in_new_process, args=(name, tmp_path), kwargs=kwargs)
+        p.start()
+        p.join()
+        assert p.exitcode==0
+    held = same_weights(torch.load(tmp_path/'end'), weights(train(kinds[name])))
+    count('kinds of Learner resumed in a new process, the same bits', 1, held)
+    assert held
+
+# nothing is run before the run, and the checks leave state alone
+
+class Events(Callback):
+    def __init__(self): self.seen = []
+    def before_fit(self): self.seen.append('before_fit')
+    def before_batch(self): self.seen.append('before_batch')
+    def after_fit(self): self.seen.append('after_fit')
+
+def test_no_hidden_epoch():
+    "With `checkpoint=` the events of a run, and no others: also of what is shared with a copy"
+    seen = []
+    class Shared(Events):
+        def __init__(self): pass
+        def __getattr__(self, k): return seen if k=='seen' else super().__getattr__(k)
+    train(kind(learner, Shared), checkpoint='a')
+    assert seen.count('before_fit')==seen.count('after_fit')==1 and seen.count('before_batch')==9
+
+@pytest.mark.parametrize('name', ['ds_random','ds_counts','sampler','collate','loader_counts','get_x','get_x_closure',
+                                  'tfm_random','tfm_counts','albumentations','loss_random','metric'])
+def test_checks_leave_state_alone(name):
+    k = kinds[name]
+    sizes = (16,) if 'torch_data' in str(k.make) else (8,16)       # whose loaders are the same at each size
+    a,b = (train(k, check=o, sizes=sizes) for o in (True,False))
+    assert same_weights(weights(a), weights(b))
+
+# a checkpoint of a stranger
+
+@pytest.fixture
+def saved():
+    "A run with a `SaveModelCallback`, stopped in its third epoch"
+    k = kind(learner, SaveModelCallback, CSVLogger, Files)
+    k.cbs = k.cbs[:2]
+    train(k, 2, checkpoint='a')
+    return k,read_checkpoint('models/a.ckpt')
+
+strange = {
+    'save_model.fname': '/tmp/strange', 'save_model.every_epoch': True, 'save_model.monitor': 'x', 'learn.path': '/tmp',
+    'learn.model_dir': '/tmp', 'csv_logger.fname': '/tmp/x', 'learn.save': 3, 'learn.lr': 7, 'own_dls.loaders[0].bs': 1,
+    'model[0].x': 3, 'save_model.learn': 3, 'learn.logger': 3, 'loss_func.axis': 9, 'dls.path': '/tmp', 'recorder.lrs': 'x',
+    'recorder.order': 'x', 'model.0.output_size': 'many',
+}
+
+def refused_as_it_was(k, state):
+    torch.save(state, 'models/a.ckpt')
+    again = new(k)
+    before,params = weights(again[0]),[p.requires_grad for p in again[0].model.parameters()]
+    with pytest.raises(ValueError, match='a.ckpt cannot be resumed: it does not fit this run'):
+        train(k, None, again, checkpoint='a', resume=True)
+    assert same_weights(before, weights(again[0]))
+    assert params==[p.requires_grad for p in again[0].model.parameters()]
+
+@pytest.mark.parametrize('path', strange)
+def test_names_of_a_stranger(saved, path):
+    "Settings, names of files and what no run stores are not restored"
+    k,state = saved
+    state['leaves'][path] = strange[path]
+    refused_as_it_was(k, state)
+
+def first_state(s): return s['opt']['state'][0]
+strange_opts = dict(
+    shape = lambda s: first_state(s).update(grad_avg=torch.zeros(3)), none=lambda s: first_state(s).update(sqr_avg=None),
+    number = lambda s: first_state(s).update(grad_avg=3.), text=lambda s: first_state(s).update(step='x'),
+    name = lambda s: first_state(s).update(other=3.), fewer=lambda s: s['opt']['state'].pop(),
+    hypers = lambda s: s['opt'].update(hypers=[]), hyper=lambda s: s['opt']['hypers']['value'][0].update(lr='x'),
+    frozen = lambda s: s.update(frozen_idx=9), frozen_text=lambda s: s.update(frozen_idx='x'),
+    grads = lambda s: s['requires_grad'].pop(), grad=lambda s: s['requires_grad'].__setitem__(0, 3),
+    weight = lambda s: s['model'].update({'2.weight': torch.zeros(3)}), gradient=lambda s: s['grads'].__setitem__(0, torch.zeros(9)),
+    random = lambda s: s['random'][0]['others'].update({'own_dls.loaders[0].rng': 3}),
+    generator = lambda s: s['random'][0]['others'].update({'model.0': 3}),
+)
+
+@pytest.mark.parametrize('name', strange_opts)
+def test_optimizer_of_a_stranger(saved, name):
+    k,state = saved
+    strange_opts[name](state)
+    refused_as_it_was(k, state)
+
+def test_older_format(saved):
+    k,state = saved
+    torch.save({**state, 'format':'fastai_progresize checkpoint 2'}, 'models/a.ckpt')
+    with pytest.raises(ValueError, match='a.ckpt was written by another version of fastai_progresize'):
+        train(k, checkpoint='a', resume=True)
+
+# large data, and systems with less
+
+def test_large_data(tmp_path):
+    "A checkpoint has a hash of the items and labels, not their names; of other rows or labels it is another run"
+    for i in range(6): Image.fromarray(pixels(i)).save(tmp_path/f'{i}.jpg')
+    df = pd.DataFrame(dict(file=[f'{i%6}.jpg' for i in range(20_000)], label=[f'{i%4}' for i in range(20_000)]))
+    df['valid'] = df.index%5==0
+    class Now(Callback):
+        def before_batch(self): raise KeyboardInterrupt
+    def _make(df):
+        dls = ImageDataLoaders.from_df(df, tmp_path, valid_col='valid', item_tfms=Resize(16), bs=8, num_workers=0)
+        return Learner(dls, simple(), loss_func=CrossEntropyLossFlat())
+    k = kind(lambda: _make(df), Now)
+    train(k, 0, checkpoint='a')
+    assert Path('models/a.ckpt').stat().st_size<100_000
+    other = df.copy()
+    other.loc[7777,'label'] = '0'
+    with pytest.raises(ValueError, match='has changed'):
+        train(kind(lambda: _make(other), Now), checkpoint='a', resume=True)
+
+@pytest.mark.parametrize('gone', [['fchmod'],['pwrite'],['fork','forkpty','register_at_fork'],['link'],['fchmod','pwrite','fork','link']])
+def test_systems_with_less(monkeypatch, gone):
+    for o in gone: monkeypatch.delattr(os, o)
+    k = kinds['list_numbers']
+    whole = train(k)
+    assert resumed(k, 2, whole)[0] is True and Path('models/a2.ckpt.before').exists()

@@ -274,7 +274,7 @@ def _keep_changed(saver):
     leaves,start = saver.walk().leaves,saver.start
     now = {k: o.content for k,o in leaves.items()}
     changed = [k for k in {**now, **start.leaves} if now.get(k)!=start.leaves.get(k, (None,))[0] or k in start.always]
-    began = {k: (now.get(k), (*start.leaves[k][:2],None) if k in start.leaves else None, start.values.get(k))
+    began = {k: (now.get(k), (*start.leaves[k][:2],None) if k in start.leaves else None, [start.values[k]] if k in start.values else [])
              for k in changed}
     _interrupted[saver.learn] = saver.file,began
 
@@ -289,7 +289,7 @@ def _undo(saver):
         if entry: start.leaves[k] = entry
         else: start.leaves.pop(k, None)
         if k in stored or (leaf and leaf.kind=='random'): continue
-        if value is not None and leaf: put(leaf, from_plain(value))
+        if value and leaf: put(leaf, from_plain(value[0]))
         elif leaf and not entry and isinstance(leaf.holder, dict): del leaf.holder[leaf.key]
         else: lost.append(k)
     if lost: raise ValueError(f"{_listed(lost)} changed when it was interrupted, and cannot be put back: make a new Learner")

@@ -12,7 +12,7 @@ import contextlib, hashlib, inspect, marshal, pickle, types
 from datetime import datetime
 from enum import Enum
 from fastai.vision.all import *
-from fastai.callback.hook import HookCallback
+from fastai.callback.hook import Hook, HookCallback
 from fastai.optimizer import _BaseOptimizer
 from fasttransform.transform import Function
 from torch.nn.parallel import DistributedDataParallel
@@ -103,6 +103,10 @@ class Leaf:
         "Can another value take its place?"
         return self.kind in ('random','states') or (self.kind=='value' and (self.holder is not None or isinstance(self.value, _in_place)))
 
+    def remove(self):
+        "Remove an attribute that was not there before, unless it is of a library's object"
+        if isinstance(self.holder, dict) and not is_known(self.owner): self.holder.pop(self.key, None)
+
 _in_place = (Tensor,ndarray,list,dict,set,collections.deque,L)
 
 def _len(o):
@@ -156,7 +160,7 @@ def _is_setting(owner, key, flat):
 # %% ../../nbs/resume/00a_walk.ipynb #aaccdd8e
 _batch = 'xb yb x y pred loss loss_grad iter pct_train train_iter epoch n_epoch n_iter num dl training smooth_loss final_record'
 _skipped = {Learner: f'{_batch} logger create_mbar stage_rows scaler _do_fit trial_part', Callback: 'learn',
-            SaveModelCallback: 'last_saved_path', MixedPrecision: 'autocast', HookCallback: 'hooks modules', MixHandler: 'distrib',
+            SaveModelCallback: 'last_saved_path', MixedPrecision: 'autocast', HookCallback: 'hooks modules', Hook: 'stored', MixHandler: 'distrib',
             ShowGraphCallback: 'graph_fig graph_ax graph_axs', _BaseOptimizer: 'param_lists state hypers frozen_idx',
             Lookahead: 'count slow_weights',
             torch.optim.Optimizer: 'state param_groups defaults', TfmdLists: 'items splits types', Pipeline: 'split_idx', ValueMetric: 'func',
@@ -343,15 +347,17 @@ def leaf_at(walk, path):
     o = walk.objects.get(parent)
     if o is None or not hasattr(o, '__dict__') or not key.isidentifier() or key in _skips(o) or _is_ours(o): return
     if not isinstance(vars(o).get(key), (Tensor,type(None))) or hasattr(getattr(type(o), key, None), '__get__'): return
-    return Leaf(None, 'value', o, vars(o), key)
+    now = getattr(type(o), key, None)
+    return Leaf(now if isinstance(now, (Number,str)) else None, 'value', o, vars(o), key)
 
 # %% ../../nbs/resume/00a_walk.ipynb #f9422ca6
 @contextmanager
 def same_state(*objects):
     "Restore all that can be stored of `objects` when the block ends"
     roots = {f'{i}': o for i,o in enumerate(objects)}
-    before = {k: (o.content,deepcopy(o.plain)) for k,o in Walk(roots).leaves.items() if o.can_put}
+    before = {k: (o.content,deepcopy(o.plain)) if o.can_put else None for k,o in Walk(roots).leaves.items()}
     try: yield
     finally:
         for k,leaf in Walk(roots).leaves.items():
-            if k in before and leaf.content!=before[k][0]: put(leaf, from_plain(before[k][1]))
+            if k not in before: leaf.remove()
+            elif before[k] and leaf.content!=before[k][0]: put(leaf, from_plain(before[k][1]))
