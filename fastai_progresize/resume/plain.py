@@ -34,7 +34,8 @@ _kinds = dict(number=(np.generic, lambda o: torch.from_numpy(np.array(o)), lambd
               dtype=(torch.dtype, lambda o: str(o)[6:], _dtype),
               device=(torch.device, str, torch.device),
               frozenset=(frozenset, list, frozenset), deque=(collections.deque, list, collections.deque),
-              Counter=(collections.Counter, dict, collections.Counter), L=(L, list, L), fastuple=(fastuple, list, fastuple))
+              Counter=(collections.Counter, dict, collections.Counter), L=(L, list, L),
+              fastuple=(fastuple, list, fastuple))
 
 def _is_numeric(o): return not isinstance(o, (ndarray,np.generic)) or o.dtype.kind in 'biufc'
 

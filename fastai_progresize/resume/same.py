@@ -14,14 +14,14 @@ from fastai.callback.training import GradientAccumulation
 import fastai_progresize
 from ..utils import to_bytes
 from ..checks.split import item_keys
+from .leaf import given
 from .state import with_state_dict
 
 # %% ../../nbs/resume/02_same.ipynb #203a8c4d
 def _made_with(o):
     "The arguments that `o` was created with, as far as it stores them"
-    inits = [c.__init__ for c in type(o).__mro__ if inspect.isfunction(c.__init__)]
     attrs = {**getattr(o, '__dict__', {}), **getattr(o, '_buffers', {})}
-    names = dict.fromkeys([k for f in inits for k in inspect.signature(f).parameters]+['func'])
+    names = dict.fromkeys([*given(type(o)), 'func'])
     return {k: attrs.get(f'train_{k}', attrs[k]) for k in names if k in attrs and k not in ('split_idx','order')}
 
 def describe(o, depth=4):
@@ -66,8 +66,9 @@ def _copies(ds):
 def _loader_plan(dl, keys):
     "The items of a loader, their order, labels and transforms"
     ds,wgts = getattr(dl, 'dataset', None),getattr(dl, 'wgts', None)
-    return dict(items=f'{len(keys):,} ({_hash(chr(10).join(sorted(keys)))})', order=_hash('\n'.join(keys)), labels=_labels(ds), tfms=_tfms(dl),
-                copies=_copies(ds), wgts=None if wgts is None else describe(array(wgts)),
+    return dict(items=f'{len(keys):,} ({_hash(chr(10).join(sorted(keys)))})', order=_hash('\n'.join(keys)),
+                labels=_labels(ds), tfms=_tfms(dl), copies=_copies(ds),
+                wgts=None if wgts is None else describe(array(wgts)),
                 num_workers=getattr(getattr(dl, 'fake_l', dl), 'num_workers', 0))
 
 def _group_sizes(learn):
@@ -94,7 +95,7 @@ def run_plan(learn, dls, cbs, **settings):
         vocab=None if vocab is None else list(map(str, vocab)),
         **{k: _loader_plan(dl, list(item_keys(dls, i))) for i,(k,dl) in enumerate(loaders)},
         processes=max(1, num_distrib()),
-        cbs=[o.name for o in (learn.cbs+L(cbs)).sorted('order') if isinstance(o, _counted) or o in with_state_dict([o])],
+        cbs=[o.name for o in (learn.cbs+L(cbs)).sorted('order') if isinstance(o, _counted) or with_state_dict([o])],
         versions=versions())
 
 # %% ../../nbs/resume/02_same.ipynb #338b194a

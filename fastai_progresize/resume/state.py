@@ -11,7 +11,8 @@ __all__ = []
 from fastai.vision.all import *
 from ..utils import all_ranks, whole_file
 from .plain import from_plain, plain, random_state, set_random_state
-from .walk import Walk, fits, form, is_known, leaf_at, put
+from .leaf import fits, form, is_known, put
+from .walk import Walk, leaf_at
 
 # %% ../../nbs/resume/01_state.ipynb #de6ca647
 def with_state_dict(cbs): return [o for o in cbs if hasattr(type(o), 'state_dict')]
@@ -159,8 +160,8 @@ def check_state(learn, state, walk):
     def _fits_grad(p, g): return g is None or type(g) is int or (isinstance(g, Tensor) and g.shape==p.shape)
     _check(len(state['grads'])==len(params) and all(map(_fits_grad, params, state['grads'])), 'a gradient')
     _check(state['cbs'].keys()=={o.name for o in with_state_dict(learn.cbs)}, 'the callbacks with a `state_dict`')
-    _check(all(isinstance(o, str) for o in state['csv']) and (rank_distrib() or len(state['csv'])==len(_loggers(learn))),
-           'the CSV')
+    _check(all(isinstance(o, str) for o in state['csv']), 'the CSV')
+    _check(rank_distrib() or len(state['csv'])==len(_loggers(learn)), 'the number of CSVs')
     for k,v in {**state['leaves'], **rngs['others']}.items():
         if not walk.has_root(k): continue       # a callback that you left out
         leaf = leaf_at(walk, k)
