@@ -43,7 +43,7 @@ def train(kind, stop=None, again=None, **kwargs):
     "Train a new Learner of a kind, or the same one `again`"
     learn,cbs = again or new(kind)
     cbs = cbs+([] if stop is None else [Stop(stop)])
-    args = dict(sizes=(8,16), fast=False, check=False, valid_size='stage', cbs=cbs) | kind.run | kwargs
+    args = dict(sizes=(8,16), fast=False, check=False, valid_size='stage', cbs=cbs) | (kind.run if kind else {}) | kwargs
     if not isinstance(learn.dls.train, TfmdDL): args.update(get_dls=lambda size, bs: learn.dls, bs=4)
     with learn.no_bar(), learn.no_logging():
         try: learn.fit_progressive(3, **args)
@@ -337,6 +337,15 @@ def test_kinds(name, recwarn):
         return
     assert 'cannot be resumed' in got and k.says in got
     assert any('cannot be stored' in str(o.message) and k.says in str(o.message) for o in recwarn)
+
+def test_named_before_training():
+    "What can be neither stored nor compared; and what `state_dict` returns is an error if it is not plain"
+    with pytest.warns(UserWarning, match='`locked.o` can be neither stored nor compared'):
+        train(kinds['cb_lock'], checkpoint='a')
+    learn,cbs = new(kind(learner, NotPlain))
+    with pytest.raises(ValueError, match='^A Thing cannot be kept in a checkpoint'):
+        train(None, None, (learn,cbs), checkpoint='b')
+    assert learn.opt is None
 
 def is_same(a, b):
     a,b = (o.stats if hasattr(o, 'stats') else o.data for o in (a,b))

@@ -80,16 +80,6 @@ class Leaf:
         if self.kind=='data': return id(self.value),getattr(self.value, '_version', 0),_len(self.value)
         return (self.kind=='opaque' and _pickled(self.value)) or id(self.value)
 
-    @functools.cached_property
-    def parts(self): return flat_values(self.value, lambda t: False) if self.kind in ('value','setting') else []
-    @property
-    def has_tensors(self): return self.kind=='states' or any(isinstance(o, (Tensor,ndarray)) for o in self.parts)
-    @property
-    def is_small(self): return len(self.parts)<most and n_bytes(self.parts)<2**20
-    @property
-    def is_hidden(self):
-        "Can it be neither stored nor compared?"
-        return self.kind=='opaque' and _pickled(self.value) is None
     @property
     def is_plain(self): return self.kind in ('value','setting','random','states')
 
@@ -104,10 +94,17 @@ class Leaf:
         if isinstance(self.holder, dict) and not is_known(self.owner): self.holder.pop(self.key, None)
 
 _in_place = (Tensor,ndarray,list,dict,set,collections.deque,L)
+def _len(o): return len(o) if hasattr(o, '__len__') else 0
 
-def _len(o):
-    try: return len(o)
-    except TypeError: return 0
+# %% ../../nbs/resume/00a_leaf.ipynb #7119f486
+@patch(as_prop=True)
+def parts(self:Leaf): return flat_values(self.value, lambda t: False) if self.kind in ('value','setting') else []
+@patch(as_prop=True)
+def has_tensors(self:Leaf): return self.kind=='states' or any(isinstance(o, (Tensor,ndarray)) for o in self.parts)
+@patch(as_prop=True)
+def is_small(self:Leaf): return len(self.parts)<most and n_bytes(self.parts)<2**20
+@patch(as_prop=True)
+def is_hidden(self:Leaf): return self.kind=='opaque' and _pickled(self.value) is None
 
 # %% ../../nbs/resume/00a_leaf.ipynb #13c70ed8
 simple_types = {type(None),int,float,bool,str,bytes,type(Path()),torch.dtype,torch.device}
@@ -121,7 +118,8 @@ def flat_values(o, is_owned):
         return flat_values(list(o.values()), is_owned)
     if isinstance(o, (list,set,collections.deque)) or type(o) in list_types:
         if set(map(type, o))<=simple_types: return list(o)
-        if len(o)>most and not all(isinstance(v, (Tensor,Number)) for v in o): raise ValueError('many')
+        if all(isinstance(v, Tensor) and v.ndim==0 for v in o): return list(o)      # losses
+        if len(o)>most: raise ValueError('many')
         return [v for x in o for v in flat_values(x, is_owned)]
     if isinstance(o, Tensor) and not is_owned(o): return [o]
     if isinstance(o, (ndarray,np.generic)) and o.dtype.kind in 'biufc': return [o]

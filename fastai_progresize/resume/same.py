@@ -53,6 +53,7 @@ def _labels(ds, most=2000):
     tls,idxs = [tl for tl in ds.tls[1:] if _is_small(tl[0])],range(0, len(ds), max(1, len(ds)//most))
     return _hash('\n'.join([_rows(ds.items), *(describe(tl[i]) for tl in tls for i in idxs)])) if tls else None
 
+# %% ../../nbs/resume/02_same.ipynb #4ecedee3
 def _tfms(dl):
     pipes = [getattr(dl, o, None) for o in ('after_item','after_batch')]
     return [describe(t) for p in pipes if isinstance(p, Pipeline) for t in p.fs]
@@ -80,6 +81,7 @@ def versions()->dict:
     "Versions of the packages that training depends on"
     return dict(torch=torch.__version__, fastai=fastai.__version__, fastai_progresize=fastai_progresize.__version__)
 
+# %% ../../nbs/resume/02_same.ipynb #6d7f5560
 _counted = (TrackerCallback,GradientAccumulation,Recorder,ParamScheduler,ShowGraphCallback,CSVLogger)
 
 def run_plan(learn, dls, cbs, **settings):

@@ -53,7 +53,8 @@ def _attrs(o):
     yield from ((f'.{k}', attrs, k, v) for k,v in list(attrs.items()) if k not in skips)
     for k in ('func','args','keywords'):
         if isinstance(o, partial): yield f'.{k}',None,k,getattr(o, k)
-    if isinstance(o, Function): yield '.functions',None,'functions',[m.implementation for m in o.methods]
+    if isinstance(o, Function):
+        yield '.functions',None,'functions',[m.implementation for m in getattr(o, 'methods', [])]
 
 def _items(o):
     "The items of a list or dict"
@@ -80,6 +81,7 @@ def _storage(t):
     try: return t.untyped_storage().data_ptr() or id(t)
     except (RuntimeError,NotImplementedError): return id(t)
 
+# %% ../../nbs/resume/00b_walk.ipynb #fb35d04e
 class Walk:
     "The leaves of `roots`, objects by name: each object once, 4 objects deep, without `owned` tensors"
     def __init__(self, roots, owned=(), apart=(), skip=()):
