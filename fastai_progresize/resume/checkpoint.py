@@ -41,7 +41,10 @@ class Checkpoint(RunCallback):
         self.n_epochs,self.n_rows = self.epoch+1,len(self.stage_recorder.rows)
         self.see_dls()
 
-    def walk(self): return walk_learner(self.learn, own_dls=self.own_dls)
+    def walk(self):
+        "All values of the Learner now"
+        return walk_learner(self.learn, own_dls=self.own_dls)
+
     def see_dls(self):
         "Values of the data of a stage are compared with those at its beginning"
         if self.dls is not self.dls_seen: self.start.add(self.walk(), 'dls')

@@ -16,7 +16,9 @@ from ..utils import on_rank0
 # %% ../../nbs/resume/02a_file.ipynb #0691956f
 checkpoint_format = 'fastai_progresize checkpoint 3'
 
-def file_before(file): return file.with_name(f'{file.name}.before')      # the previous epoch's: no run's own name
+def file_before(file):
+    "The previous epoch's file, which has no run's own name"
+    return file.with_name(f'{file.name}.before')
 
 def _check_bytes(file):
     "Raise an error if a byte of `file` has changed, or if it is compressed"

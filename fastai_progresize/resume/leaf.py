@@ -61,7 +61,9 @@ _generators = {
     np.random.BitGenerator: (lambda o: o.state, _set_bits),
     torch.Generator: (torch.Generator.get_state, lambda o,s: o.set_state(s.cpu()))}
 
-def generator_fs(o): return first(fs for t,fs in _generators.items() if isinstance(o, t))
+def generator_fs(o):
+    "How the state of `o` is read and set; None if it is no random generator"
+    return first(fs for t,fs in _generators.items() if isinstance(o, t))
 
 # %% ../../nbs/resume/00a_leaf.ipynb #be6a0ad6
 class Leaf:
@@ -81,7 +83,9 @@ class Leaf:
         return (self.kind=='opaque' and _pickled(self.value)) or id(self.value)
 
     @property
-    def is_plain(self): return self.kind in ('value','setting','random','states')
+    def is_plain(self):
+        "Is it known by its content?"
+        return self.kind in ('value','setting','random','states')
 
     @property
     def can_put(self):
@@ -96,15 +100,24 @@ class Leaf:
 _in_place = (Tensor,ndarray,list,dict,set,collections.deque,L)
 def _len(o): return len(o) if hasattr(o, '__len__') else 0
 
-# %% ../../nbs/resume/00a_leaf.ipynb #7119f486
+# %% ../../nbs/resume/00a_leaf.ipynb #aa879742
+@patch
+def _parts(self:Leaf): return flat_values(self.value, lambda t: False) if self.kind in ('value','setting') else []
+
 @patch(as_prop=True)
-def parts(self:Leaf): return flat_values(self.value, lambda t: False) if self.kind in ('value','setting') else []
+def has_tensors(self:Leaf):
+    "Does it hold tensors or arrays?"
+    return self.kind=='states' or any(isinstance(o, (Tensor,ndarray)) for o in self._parts())
+
 @patch(as_prop=True)
-def has_tensors(self:Leaf): return self.kind=='states' or any(isinstance(o, (Tensor,ndarray)) for o in self.parts)
+def is_small(self:Leaf):
+    "Is it below 1 MiB?"
+    return len(self._parts())<most and n_bytes(self._parts())<2**20
+
 @patch(as_prop=True)
-def is_small(self:Leaf): return len(self.parts)<most and n_bytes(self.parts)<2**20
-@patch(as_prop=True)
-def is_hidden(self:Leaf): return self.kind=='opaque' and _pickled(self.value) is None
+def is_hidden(self:Leaf):
+    "Can it be neither stored nor compared?"
+    return self.kind=='opaque' and _pickled(self.value) is None
 
 # %% ../../nbs/resume/00a_leaf.ipynb #13c70ed8
 simple_types = {type(None),int,float,bool,str,bytes,type(Path()),torch.dtype,torch.device}
@@ -126,7 +139,9 @@ def flat_values(o, is_owned):
     if type(o) in simple_types or isinstance(o, (pd.Timestamp,datetime)): return [o]
     raise ValueError('not plain')
 
-def n_bytes(flat): return sum(o.nbytes for o in flat if isinstance(o, (Tensor,ndarray)))
+def n_bytes(flat):
+    "Bytes of the tensors and arrays in a list"
+    return sum(o.nbytes for o in flat if isinstance(o, (Tensor,ndarray)))
 
 # %% ../../nbs/resume/00a_leaf.ipynb #507f989c
 _known = re.compile(r'(fastai|fastcore|fasttransform|fastprogress|fastai_progresize|plum|torch|torchvision|accelerate'

@@ -14,8 +14,10 @@ from .plain import from_plain, plain, random_state, set_random_state
 from .leaf import fits, form, is_known, put
 from .walk import Walk, leaf_at
 
-# %% ../../nbs/resume/01_state.ipynb #de6ca647
-def with_state_dict(cbs): return [o for o in cbs if hasattr(type(o), 'state_dict')]
+# %% ../../nbs/resume/01_state.ipynb #c1d8b96c
+def with_state_dict(cbs):
+    "Those of `cbs` that have a `state_dict`"
+    return [o for o in cbs if hasattr(type(o), 'state_dict')]
 
 def _add_named(roots, cbs):
     "Add callbacks by name: fastai's first, as others may hold what is theirs"

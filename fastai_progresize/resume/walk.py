@@ -91,9 +91,14 @@ class Walk:
         self.owned = {_storage(o) for o in owned}
         for k,o in roots.items(): self._visit(k, o, 4)
 
-    def has_root(self, path): return re.match('[^.[]*', path)[0] in self.roots
+    def has_root(self, path):
+        "Is the object that `path` begins with there?"
+        return re.match('[^.[]*', path)[0] in self.roots
+
     @property
-    def is_full(self): return self.n>most
+    def is_full(self):
+        "Were there more values than it looked at?"
+        return self.n>most
 
     def _is_owned(self, t): return bool(self.owned) and _storage(t) in self.owned
 
