@@ -8,11 +8,12 @@ names = ['Checkpoint', 'Plan', 'Preflight', 'ProgressiveResize', 'ProgressiveSch
          'compare_runs', 'default_sizes', 'find_faults', 'get_dls', 'presize_images', 'read_checkpoint', 'show_runs',
          'show_stages']
 
-order = ['args', 'utils', 'schedule', 'stage', 'load.files', 'data', 'plan_args', 'plan', 'load.disk', 'load.pixels',
-         'load.cache', 'load.read', 'load.augment', 'load.batches', 'load.fast', 'load.folder', 'aug', 'checks.looks',
-         'checks.split', 'checks.trial', 'checks.task', 'run', 'preflight', 'callbacks', 'report.history', 'report.validate',
-         'report.show', 'resume.plain', 'resume.state', 'resume.same', 'resume.checkpoint', 'learner', 'all', 'samples',
-         'apps.log', 'apps.experiments', 'apps.book', 'apps.folder', 'apps.commands']
+order = ['args', 'utils', 'resume.plain', 'resume.leaf', 'resume.walk', 'schedule', 'stage', 'load.files', 'data',
+         'plan_args', 'plan', 'load.disk', 'load.pixels', 'load.cache', 'load.read', 'load.augment', 'load.batches',
+         'load.fast', 'load.folder', 'aug', 'checks.looks', 'checks.split', 'checks.trial', 'checks.task', 'run',
+         'preflight', 'callbacks', 'report.history', 'report.validate', 'report.show', 'resume.state', 'resume.same',
+         'resume.file', 'resume.checkpoint', 'learner', 'all', 'samples', 'apps.log', 'apps.experiments', 'apps.book',
+         'apps.folder', 'apps.commands']
 
 def python(code):
     "What `code` prints in a process of its own"
