@@ -14,6 +14,7 @@ from fastai_progresize.report.validate import *
 from fastai_progresize.report.show import *
 from fastai_progresize.preflight import *
 from fastai_progresize.callbacks import *
+from fastai_progresize.resume.file import *
 from fastai_progresize.resume.checkpoint import *
 from fastai_progresize.learner import *
 from fastai_progresize.report.compare import *

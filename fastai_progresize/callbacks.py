@@ -12,8 +12,9 @@ from copy import copy
 from fastai.vision.all import *
 from fastai.callback.training import GradientAccumulation
 from .utils import same_random, wrap_again
+from .resume.walk import same_state
 from .plan import Plan
-from .checks.split import SplitCheck
+from .checks.split import SplitCheck, same_items
 from .checks.task import check_stage
 
 # %% ../nbs/09_callbacks.ipynb #5c67c341
@@ -59,11 +60,19 @@ def _begin_stage(self:ProgressiveResize, i):
     if self.index>=0: self._drop_grads()
     size,dls = self.plan[i].size,self.stage_dls(self.plan[i])
     if self.check:
-        with same_random():
-            self.split(dls, size)
+        with same_random(), same_state(dls):
+            self._check_split(dls, size)
             check_stage(dls, size, self.own_dls)
     self.learn.dls = self.current = dls
     self.index = i
+
+@patch
+def _check_split(self:ProgressiveResize, dls, size):
+    "Check the split, unless all stages so far have the learner's own items, which were checked before training"
+    is_own = same_items(dls, self.own_dls)
+    if is_own and not self.split.last: return
+    if not self.split.last and self.index>=0: self.split(self.own_dls, self.plan[0].size)
+    self.split(dls, size)
 
 @patch
 def _begin_phase(self:ProgressiveResize, phase):

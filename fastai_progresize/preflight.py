@@ -15,6 +15,7 @@ from time import perf_counter
 from fastai.vision.all import *
 from .args import Either, Invalid, check_names, check_positive, short_size
 from .utils import TableWithText, bars_like, in_words, on_rank0, same_random, warn_once
+from .resume.walk import same_state
 from .plan import Plan
 from .load.files import check_files, image_files, name_unreadable
 from .data import check_images, get_bs
@@ -67,15 +68,17 @@ def _with_shapes(run): return with_shapes(Trial(run.learn, run.cbs), lambda: run
 
 def check_run(run):
     "Raise a `ValueError` unless data and model suit all stages; learner and random state do not change"
-    with same_random(), bars_like(run.learn), _explain_errors(), name_unreadable(run.learn):
+    learn = run.learn
+    keep = same_state(run.own, learn.loss_func, learn.metrics)
+    with same_random(), keep, bars_like(learn), _explain_errors(), name_unreadable(learn):
         files = image_files(run.own)
         check_files(files)      # before any is opened
         b = read_batch(run.own.train, 2, 'the images of `learn.dls.train`')
         check_images(b)
         made = [(s,run.try_dls(s, again=True)) for s in run.plan]
         if run.valid and run.valid not in run.plan.stages: made.append((run.valid, run.dls_at(run.valid)))
-        _check_data(run, files, made)
-        with _with_shapes(run):
+        with same_state(*(dls for _,dls in made)), _with_shapes(run):
+            _check_data(run, files, made)
             _check_model(run, b, made)
             check_metrics(run.trial)
 
@@ -91,7 +94,7 @@ def largest_bs(run, stage, attempt=try_step, **kwargs):
     while True:
         try:
             with same_random(): dls = run.try_dls(stage)
-            with name_unreadable(run.learn): return stage,attempt(run.trial, dls, **kwargs),error
+            with same_state(dls), name_unreadable(run.learn): return stage,attempt(run.trial, dls, **kwargs),error
         except Exception as e:
             if not is_out_of_memory(e): raise
             error = str(e).split('\n')[0]

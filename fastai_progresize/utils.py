@@ -12,7 +12,6 @@ import functools, warnings
 from contextvars import ContextVar
 from time import perf_counter
 from fastai.vision.all import *
-from fastcore.xtras import atomic_save
 
 # %% ../nbs/01_utils.ipynb #c1e5ea36
 class TableWithText:
@@ -96,11 +95,19 @@ def _file_mode():
 @contextmanager
 def whole_file(file, **kwargs):
     "A temporary file that is renamed to `file` when complete; if the block fails, an older one is unchanged"
-    with atomic_save(file, **kwargs) as f:
-        yield f
-        f.flush()
-        os.fsync(f.fileno())
-        os.fchmod(f.fileno(), _file_mode())
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    f = tempfile.NamedTemporaryFile(dir=file.parent, delete=False, suffix='tmp', **kwargs)
+    try:
+        with f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(f.name, _file_mode())
+        os.replace(f.name, file)        # once it is closed, as Windows wants it
+    except BaseException:
+        Path(f.name).unlink(missing_ok=True)
+        raise
 
 # %% ../nbs/01_utils.ipynb #ea907d89
 def on_rank0(f, *args):

@@ -26,7 +26,8 @@ class Counter(Callback):
 
 class Queue(Callback):
     "Cannot be kept"
-    def before_fit(self): self.last = collections.deque([object()])
+    def __init__(self): self.last = itertools.cycle(range(9))
+    def before_batch(self): next(self.last)
 
 def spectral():
     conv = torch.nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 8, 3, stride=2))
@@ -101,8 +102,11 @@ def test_kinds_work(path, tmp_path):
     "At least 30, and the one that cannot be resumed says so"
     assert len(kinds)>=35
     learn,args = start('queue', path, tmp_path)
-    with pytest.raises(ValueError, match='would start over when the run is resumed'):
-        run(learn, checkpoint='a', **args)
+    with pytest.warns(UserWarning, match='`queue.last` changed in training and cannot be stored'):
+        with pytest.raises(KeyboardInterrupt): run(learn, checkpoint='a', cbs=StopAt(7), **args)
+    learn,args = start('queue', path, tmp_path)
+    with pytest.raises(ValueError, match='a.ckpt cannot be resumed: `queue.last` changed'):
+        run(learn, checkpoint='a', resume=True, **args)
 
 @pytest.mark.long
 @pytest.mark.parametrize('name', [k for k,o in kinds.items() if not o.refused])

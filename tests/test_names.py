@@ -4,15 +4,16 @@ from pathlib import Path
 
 package = Path(__file__).parent.parent/'fastai_progresize'
 
-names = ['Checkpoint', 'FitComparison', 'Plan', 'Preflight', 'ProgressiveResize', 'ProgressiveSchedule', 'Stage', 'clear_cache',
-         'compare_fits', 'compare_runs', 'default_sizes', 'find_faults', 'get_dls', 'presize_images', 'read_checkpoint', 'show_runs',
-         'show_stages']
+names = ['Checkpoint', 'FitComparison', 'Plan', 'Preflight', 'ProgressiveResize', 'ProgressiveSchedule', 'Stage',
+         'clear_cache', 'compare_fits', 'compare_runs', 'default_sizes', 'find_faults', 'get_dls', 'presize_images',
+         'read_checkpoint', 'show_runs', 'show_stages']
 
-order = ['args', 'utils', 'schedule', 'stage', 'load.files', 'data', 'plan_args', 'plan', 'load.disk', 'load.pixels',
-         'load.cache', 'load.read', 'load.augment', 'load.batches', 'load.fast', 'load.folder', 'aug', 'checks.looks',
-         'checks.split', 'checks.trial', 'checks.task', 'run', 'preflight', 'callbacks', 'report.history', 'report.validate',
-         'report.show', 'resume.plain', 'resume.state', 'resume.same', 'resume.checkpoint', 'learner', 'report.compare', 'all', 'samples',
-         'apps.log', 'apps.experiments', 'apps.book', 'apps.folder', 'apps.commands']
+order = ['args', 'utils', 'resume.plain', 'resume.leaf', 'resume.walk', 'schedule', 'stage', 'load.files', 'data',
+         'plan_args', 'plan', 'load.disk', 'load.pixels', 'load.cache', 'load.read', 'load.augment', 'load.batches',
+         'load.fast', 'load.folder', 'aug', 'checks.looks', 'checks.split', 'checks.trial', 'checks.task', 'run',
+         'preflight', 'callbacks', 'report.history', 'report.validate', 'report.show', 'resume.state', 'resume.same',
+         'resume.file', 'resume.checkpoint', 'learner', 'report.compare', 'all', 'samples', 'apps.log',
+         'apps.experiments', 'apps.book', 'apps.folder', 'apps.commands']
 
 def python(code):
     "What `code` prints in a process of its own"

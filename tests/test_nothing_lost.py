@@ -44,7 +44,7 @@ def test_files_too_large(path, tmp_path):
     with pytest.warns(UserWarning, match=says):
         run(learn, checkpoint='a', check=False, cbs=[SmallFiles(1),StopAt(13, CancelFitException)])
     assert read_checkpoint(tmp_path/'models/a.ckpt')['epoch']==4
-    assert {o.name for o in (tmp_path/'models').ls()}=={'a.ckpt','a.before.ckpt'}
+    assert {o.name for o in (tmp_path/'models').ls()}=={'a.ckpt','a.ckpt.before'}
 
 @pytest.fixture
 def small_disk(tmp_path):
@@ -61,7 +61,7 @@ def test_full_disk(path, small_disk):
     with pytest.warns(UserWarning, match='could not be written') as found: run(learn, checkpoint=small_disk/'a')
     assert len(learn.stage_history)==6 and len(found)<6
     saved = read_checkpoint(small_disk/'a.ckpt')['epoch']
-    assert 0<=saved<6 and {o.name for o in small_disk.ls()}<={'a.ckpt','a.before.ckpt'}
+    assert 0<=saved<6 and {o.name for o in small_disk.ls()}<={'a.ckpt','a.ckpt.before'}
     (small_disk/'full').write_bytes(bytes(20_000))
     (small_disk/'b').mkdir()
     with pytest.raises(ValueError, match='after 0 epochs could not be written'):
@@ -102,23 +102,39 @@ def test_many_flipped_bits(saved, tmp_path, count):
     count('flipped bits that are found, or change nothing', 500, 500-len(bad))
     assert bad==[]
 
-def test_the_one_before(path, saved, tmp_path):
-    "Of a damaged checkpoint the one before is offered; of one that is missing, it is used"
+def test_the_one_before(path, saved, tmp_path, capsys):
+    "Of a damaged checkpoint the one before is offered; once it is removed, that one is used, and named"
     shutil.copytree(saved.parent, tmp_path/'models')
     file = tmp_path/'models'/'a.ckpt'
     file.write_bytes(file.read_bytes()[:-3000])
-    with pytest.raises(ValueError, match="a.ckpt cannot be read .*damaged.*pass checkpoint='a.before' to continue"):
+    with pytest.raises(ValueError, match="a.ckpt cannot be read .*damaged.*a.ckpt.before: remove a.ckpt to continue"):
         run(new_learner(path, 2, folder=tmp_path), checkpoint='a', resume=True)
     whole = new_learner(path, 2)
     run(whole)
-    learn = new_learner(path, 2, folder=tmp_path)
-    run(learn, checkpoint='a.before', resume=True)
-    assert same_weights(weights(learn), weights(whole))
-    for f in (tmp_path/'models').glob('*'): f.unlink()
-    shutil.copy(saved.with_name('a.before.ckpt'), tmp_path/'models')
+    file.unlink()
     learn = new_learner(path, 2, folder=tmp_path)
     run(learn, checkpoint='a', resume=True)
+    assert f"is missing: continuing from the previous epoch's checkpoint, {file}.before" in capsys.readouterr().out
     assert same_weights(weights(learn), weights(whole))
+
+def test_removed_to_start_again(path, saved, tmp_path):
+    "As the error says"
+    shutil.copytree(saved.parent, tmp_path/'models')
+    with pytest.raises(ValueError, match='or remove it to start again'):
+        run(new_learner(path, 2, folder=tmp_path), checkpoint='a')
+    (tmp_path/'models'/'a.ckpt').unlink()
+    learn = new_learner(path, 2, folder=tmp_path)
+    run(learn, checkpoint='a')
+    assert len(learn.stage_history)==6
+
+def test_names_of_runs(path, tmp_path):
+    "What is called like another run's earlier file is a run of its own"
+    for name in ('x','x.before','x.ckpt.before'):
+        with pytest.raises(KeyboardInterrupt):
+            run(new_learner(path, 2, folder=tmp_path), checkpoint=name, resume=True, cbs=StopAt(10))
+    for name in ('x','x.before','x.ckpt.before'):
+        assert read_checkpoint(tmp_path/'models'/f'{name}.ckpt')['epoch']==3
+        assert read_checkpoint(tmp_path/'models'/f'{name}.ckpt.before')['epoch']==2
 
 def test_a_file_that_grows(tmp_path):
     with zipfile.ZipFile(tmp_path/'a.ckpt', 'w', zipfile.ZIP_DEFLATED) as z: z.writestr('a/data/0', bytes(2**26))
@@ -131,8 +147,9 @@ def _deep(*ks, v):
         for k in ks[:-1]: s = s[k]
         s[ks[-1]] = v
     return _set
-crafted = [*(_without(k) for k in ('epoch','model','opt','grads','cbs','random','history','plan','own','loss','csv')),
-           *(_with(k, v) for k in ('model','opt','grads','cbs','random','history','hidden')
+crafted = [*(_without(k) for k in ('epoch','model','opt','grads','cbs','random','history','plan','leaves','requires_grad',
+                                        'lost','csv')),
+           *(_with(k, v) for k in ('model','opt','grads','cbs','random','history','leaves','requires_grad','frozen_idx')
              for v in (None,3,'x',[1],{'a':1})),
            _deep('model', '1.2.weight', v=torch.zeros(3)), _deep('model', '1.2.weight', v=7), _deep('epoch', v='x'),
            _deep('opt', 'state', v=[{}]), _deep('opt', 'hypers', v=[{}]), _deep('random', 0, 'others', v=[1,2]),
@@ -227,16 +244,29 @@ def test_removed_best(path, tmp_path):
 
 # the file is ours
 
-def test_planted_links(path, tmp_path):
+@pytest.mark.parametrize('name', ['a.ckpt','a.ckpt.before'])
+def test_planted_links(path, tmp_path, name):
+    "A link is refused, neither followed nor replaced; so is a pipe"
     (tmp_path/'models').mkdir()
     (tmp_path/'mine').write_text('mine')
-    for o in ('a.ckpt.tmp','a.ckpt','a.before.ckpt'): (tmp_path/'models'/o).symlink_to(tmp_path/'nothing')
-    (tmp_path/'models'/'a.ckpt.tmp').unlink()
+    (tmp_path/'models'/name).symlink_to(tmp_path/'mine')
+    learn = new_learner(path, 1, folder=tmp_path)
+    for resume in (False,True):
+        with pytest.raises(ValueError, match=f'{name} is a link to .*mine: remove it, or pass another name'):
+            run(learn, checkpoint='a', resume=resume)
+    assert (tmp_path/'mine').read_text()=='mine' and (tmp_path/'models'/name).is_symlink()
+    (tmp_path/'models'/name).unlink()
+    os.mkfifo(tmp_path/'models'/name)
+    with pytest.raises(ValueError, match=f'{name} is not a regular file'): run(learn, checkpoint='a', resume=True)
+    with pytest.raises(ValueError, match='it is not a regular file'): read_checkpoint(tmp_path/'models'/name)
+
+def test_leftovers(path, tmp_path):
+    (tmp_path/'models').mkdir()
+    (tmp_path/'mine').write_text('mine')
     (tmp_path/'models'/'a.ckpt.tmp').symlink_to(tmp_path/'mine')
     (tmp_path/'models'/'.a.ckpt.xtmp').write_text('left by a run that was killed')
     run(new_learner(path, 1, folder=tmp_path), checkpoint='a')
-    assert (tmp_path/'mine').read_text()=='mine' and not (tmp_path/'nothing').exists()
-    assert not (tmp_path/'models'/'.a.ckpt.xtmp').exists() and not (tmp_path/'models'/'a.ckpt').is_symlink()
+    assert (tmp_path/'mine').read_text()=='mine' and not (tmp_path/'models'/'.a.ckpt.xtmp').exists()
 
 hold = """import sys, time
 from pathlib import Path

@@ -7,45 +7,70 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/resume/plain.html.md
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/resume/00_plain.ipynb #a7313155
+# %% ../../nbs/resume/00_plain.ipynb #38c9d040
 from datetime import datetime
 from fastai.vision.all import *
 
-# %% ../../nbs/resume/00_plain.ipynb #3aa79195
+# %% ../../nbs/resume/00_plain.ipynb #8cfc9a27
+def _tensor_types(c=TensorBase):
+    "fastai's types of tensors by name"
+    return {c.__name__:c} | {k: v for o in c.__subclasses__() for k,v in _tensor_types(o).items()}
+
+def _dtype(name): return {str(o)[6:]: o for o in vars(torch).values() if isinstance(o, torch.dtype)}[name]
+
+class _Floats(list): "A list of floats"
+class _Scalars(list): "A list of tensors of one number"
+
 _kind = 'fastai_progresize kind'
-_kinds = dict(array=(ndarray, lambda o: torch.from_numpy(np.ascontiguousarray(o)), Tensor.numpy),
+_kinds = dict(number=(np.generic, lambda o: torch.from_numpy(np.array(o)), lambda t: t.numpy()[()]),
+              array=(ndarray, lambda o: torch.from_numpy(np.ascontiguousarray(o)), Tensor.numpy),
+              tensor=(TensorBase, lambda o: (type(o).__name__, o.detach().as_subclass(Tensor)),
+                      lambda o: o[1].as_subclass(_tensor_types()[o[0]])),
+              floats=(_Floats, lambda o: torch.tensor(o, dtype=torch.float64), Tensor.tolist),
+              scalars=(_Scalars, lambda o: torch.stack([v.detach().as_subclass(Tensor) for v in o]),
+                       lambda t: list(t.unbind())),
               Timestamp=(pd.Timestamp, str, pd.Timestamp),
               datetime=(datetime, datetime.isoformat, datetime.fromisoformat),
-              frozenset=(frozenset, list, frozenset),
-              deque=(collections.deque, list, collections.deque))
+              dtype=(torch.dtype, lambda o: str(o)[6:], _dtype),
+              device=(torch.device, str, torch.device),
+              frozenset=(frozenset, list, frozenset), deque=(collections.deque, list, collections.deque),
+              Counter=(collections.Counter, dict, collections.Counter), L=(L, list, L),
+              fastuple=(fastuple, list, fastuple))
 
-def _is_plain_array(o): return not isinstance(o, ndarray) or o.dtype.kind in 'biufc'     # of numbers
+def _is_numeric(o): return not isinstance(o, (ndarray,np.generic)) or o.dtype.kind in 'biufc'
 
-# %% ../../nbs/resume/00_plain.ipynb #02d74a43
+def _shrink(o):
+    "A list of numbers, to be stored as one tensor"
+    if all(type(v) is float for v in o): return _Floats(o)
+    def _is_scalar(v): return isinstance(v, Tensor) and v.ndim==0 and (v.dtype,v.device)==(o[0].dtype,o[0].device)
+    return _Scalars(o) if all(map(_is_scalar, o)) else o
+
+# %% ../../nbs/resume/00_plain.ipynb #a633fade
 def plain(o):
-    "Convert `o` to plain types: NumPy's numbers to Python's, `L` to lists... Raises `ValueError` for other types"
-    if isinstance(o, Tensor): return o.detach().as_subclass(Tensor)
-    if isinstance(o, np.generic): o = o.item()
+    "Convert `o` to plain types, kinds to dicts that name them. Raises `ValueError` for other types"
+    if type(o) in (list,L) and len(o)>1: o = _shrink(o) if type(o) is list else o
     if o is None or type(o) in (int,float,bool,str,bytes): return o
-    if isinstance(o, str): return str(o)
+    if isinstance(o, np.float64): return float(o)
     for k,(t,encode,_) in _kinds.items():
-        if isinstance(o, t) and _is_plain_array(o): return {_kind:k, 'value':plain(encode(o))}
+        if isinstance(o, t) and _is_numeric(o): return {_kind:k, 'value':plain(encode(o))}
+    if isinstance(o, Tensor): return o.detach().as_subclass(Tensor)
+    if isinstance(o, np.generic): return plain(o.item())
+    if isinstance(o, str): return str(o)
     if isinstance(o, dict): return {plain(k): plain(v) for k,v in o.items()}
-    if isinstance(o, set): return set(map(plain, o))
-    if isinstance(o, tuple): return tuple(map(plain, o))
-    if isinstance(o, (list,L)): return list(map(plain, o))
+    for t in (set,tuple,list):
+        if isinstance(o, t): return t(map(plain, o))
     if isinstance(o, Path): return str(o)
     raise ValueError(f"A {type(o).__name__} cannot be kept in a checkpoint: keep tensors, arrays, numbers, strings, and"
                      " lists, tuples, sets and dicts of them")
 
-# %% ../../nbs/resume/00_plain.ipynb #6c8ae647
+# %% ../../nbs/resume/00_plain.ipynb #f9d86e3b
 def from_plain(o):
     "The reverse of `plain`: arrays and the like get their own types back"
     if isinstance(o, dict) and _kind in o: return _kinds[o[_kind]][2](from_plain(o['value']))
     if isinstance(o, dict): return {k: from_plain(v) for k,v in o.items()}
     return type(o)(map(from_plain, o)) if type(o) in (list,tuple,set) else o
 
-# %% ../../nbs/resume/00_plain.ipynb #a1c73682
+# %% ../../nbs/resume/00_plain.ipynb #5e2447cc
 def random_state()->dict:
     "fastai's `get_random_states` as plain values"
     res = get_random_states()
@@ -53,7 +78,7 @@ def random_state()->dict:
     keys = torch.from_numpy(keys.astype(np.int64))      # uint32 cannot be sent to other processes
     return plain({**res, 'numpy_state': (name, keys, *rest)})
 
-# %% ../../nbs/resume/00_plain.ipynb #655679ad
+# %% ../../nbs/resume/00_plain.ipynb #488062c9
 def set_random_state(state):
     "Restore the random generators"
     name,keys,*rest = state['numpy_state']

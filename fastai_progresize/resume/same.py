@@ -7,21 +7,22 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/resume/same.html.md"
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/resume/02_same.ipynb #a3dbc3d4
+# %% ../../nbs/resume/02_same.ipynb #dc33604e
 import fastai, hashlib, inspect
 from fastai.vision.all import *
+from fastai.callback.training import GradientAccumulation
 import fastai_progresize
 from ..utils import to_bytes
 from ..load.read import copies_of
 from ..checks.split import item_keys
-from .state import has_state
+from .leaf import given
+from .state import with_state_dict
 
-# %% ../../nbs/resume/02_same.ipynb #a50af7bf
+# %% ../../nbs/resume/02_same.ipynb #203a8c4d
 def _made_with(o):
     "The arguments that `o` was created with, as far as it stores them"
-    inits = [c.__init__ for c in type(o).__mro__ if inspect.isfunction(c.__init__)]
     attrs = {**getattr(o, '__dict__', {}), **getattr(o, '_buffers', {})}
-    names = dict.fromkeys([k for f in inits for k in inspect.signature(f).parameters]+['func'])
+    names = dict.fromkeys([*given(type(o)), 'func'])
     return {k: attrs.get(f'train_{k}', attrs[k]) for k in names if k in attrs and k not in ('split_idx','order')}
 
 def describe(o, depth=4):
@@ -39,14 +40,21 @@ def describe(o, depth=4):
 
 def _hash(o): return hashlib.sha1(o if isinstance(o, bytes) else to_bytes(o)).hexdigest()[:10]
 
-# %% ../../nbs/resume/02_same.ipynb #1dd08a6a
-def _labels(ds):
-    "A hash of the labels of `ds`, if they are numbers or classes"
+# %% ../../nbs/resume/02_same.ipynb #ef876a2c
+def _rows(items):
+    "A hash of the rows of a table, which hold the labels"
+    if not isinstance(items, pd.DataFrame): return ''
+    try: return _hash(pd.util.hash_pandas_object(items, index=False).values.tobytes())
+    except (TypeError,UnicodeEncodeError): return ''        # arrays in cells, odd names
+
+def _labels(ds, most=2000):
+    "A hash of the labels of `ds`, if they are numbers or classes: of many items, of some"
     if not isinstance(ds, Datasets) or not len(ds): return
     def _is_small(o): return isinstance(o, (Number,str)) or (isinstance(o, Tensor) and o.numel()<1000 and o.ndim<2)
-    tls = [tl for tl in ds.tls[1:] if _is_small(tl[0])]
-    return _hash('\n'.join(describe(o) for tl in tls for o in tl)) if tls else None
+    tls,idxs = [tl for tl in ds.tls[1:] if _is_small(tl[0])],range(0, len(ds), max(1, len(ds)//most))
+    return _hash('\n'.join([_rows(ds.items), *(describe(tl[i]) for tl in tls for i in idxs)])) if tls else None
 
+# %% ../../nbs/resume/02_same.ipynb #4ecedee3
 def _tfms(dl):
     pipes = [getattr(dl, o, None) for o in ('after_item','after_batch')]
     return [describe(t) for p in pipes if isinstance(p, Pipeline) for t in p.fs]
@@ -58,8 +66,9 @@ def _copies(ds):
 def _loader_plan(dl, keys):
     "The items of a loader, their order, labels and transforms"
     ds,wgts = getattr(dl, 'dataset', None),getattr(dl, 'wgts', None)
-    return dict(items='\n'.join(sorted(keys)), order=_hash('\n'.join(keys)), labels=_labels(ds), tfms=_tfms(dl),
-                copies=_copies(ds), wgts=None if wgts is None else describe(array(wgts)),
+    return dict(items=f'{len(keys):,} ({_hash(chr(10).join(sorted(keys)))})', order=_hash('\n'.join(keys)),
+                labels=_labels(ds), tfms=_tfms(dl), copies=_copies(ds),
+                wgts=None if wgts is None else describe(array(wgts)),
                 num_workers=getattr(getattr(dl, 'fake_l', dl), 'num_workers', 0))
 
 def _group_sizes(learn):
@@ -70,6 +79,9 @@ def _group_sizes(learn):
 def versions()->dict:
     "Versions of the packages that training depends on"
     return dict(torch=torch.__version__, fastai=fastai.__version__, fastai_progresize=fastai_progresize.__version__)
+
+# %% ../../nbs/resume/02_same.ipynb #6d7f5560
+_counted = (TrackerCallback,GradientAccumulation,Recorder,ParamScheduler,ShowGraphCallback,CSVLogger)
 
 def run_plan(learn, dls, cbs, **settings):
     "Everything that must be the same when a run is resumed"
@@ -84,18 +96,15 @@ def run_plan(learn, dls, cbs, **settings):
         vocab=None if vocab is None else list(map(str, vocab)),
         **{k: _loader_plan(dl, list(item_keys(dls, i))) for i,(k,dl) in enumerate(loaders)},
         processes=max(1, num_distrib()),
-        cbs=[o.name for o in (learn.cbs+L(cbs)).sorted('order') if has_state(o)],
+        cbs=[o.name for o in (learn.cbs+L(cbs)).sorted('order') if isinstance(o, _counted) or with_state_dict([o])],
         versions=versions())
 
-# %% ../../nbs/resume/02_same.ipynb #5d5aa1c7
-def _item_difference(k, a, b):
-    a,b = set(a.split('\n')),set(b.split('\n'))
-    new,gone = sorted(b-a),sorted(a-b)
-    return f"{k}: " + ', '.join(f"{len(o)} are {w}, such as {o[0]}" for o,w in ((new,'new'),(gone,'gone')) if o)
-
+# %% ../../nbs/resume/02_same.ipynb #338b194a
 def _difference(k, a, b):
     "Describe the first difference between `a` and `b`"
-    if k.endswith(' items') and a and b: return _item_difference(k, a, b)
+    if k.endswith(' items') and a and b:
+        (a,_),(b,_) = a.split(),b.split()
+        return f"the {k} have changed: {a} were, {b} are"
     if k.endswith((' order',' labels')): return f"the {k.split()[-1]} of the {k.split()[0]} items has changed"
     if isinstance(a, dict) and isinstance(b, dict):
         return first(_difference(f'{k} {o}', a.get(o), b.get(o)) for o in {**a,**b} if a.get(o)!=b.get(o))

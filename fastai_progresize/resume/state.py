@@ -7,134 +7,72 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/resume/state.html.md
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/resume/01_state.ipynb #47e9a403
-from enum import Enum
+# %% ../../nbs/resume/01_state.ipynb #9ff18dc6
 from fastai.vision.all import *
-from fastai.callback.core import _events
-from fastai.callback.training import GradientAccumulation
 from ..utils import all_ranks, whole_file
 from .plain import from_plain, plain, random_state, set_random_state
+from .leaf import fits, form, is_known, put
+from .walk import Walk, leaf_at
 
-# %% ../../nbs/resume/01_state.ipynb #1d6f654c
-_kept = {TrackerCallback:('best','wait'), GradientAccumulation:('count',), Recorder:('lrs','losses','iters','values'),
-         ParamScheduler:('hps',), ShowGraphCallback:('nb_batches',)}
+# %% ../../nbs/resume/01_state.ipynb #c1d8b96c
+def with_state_dict(cbs):
+    "Those of `cbs` that have a `state_dict`"
+    return [o for o in cbs if hasattr(type(o), 'state_dict')]
 
-def _shrink(v):
-    "Convert lists of numbers to a tensor, which is faster to save and load"
-    if isinstance(v, dict): return {k: _shrink(o) for k,o in v.items()}
-    if not isinstance(v, list) or not v: return v
-    if all(isinstance(o, Tensor) and o.ndim==0 for o in v): return torch.stack(plain(v))
-    return torch.tensor(v, dtype=torch.float64) if all(isinstance(o, float) for o in v) else v
+def _add_named(roots, cbs):
+    "Add callbacks by name: fastai's first, as others may hold what is theirs"
+    for o in sorted(cbs, key=lambda o: (not is_known(o), o.order)):
+        roots[o.name if o.name not in roots else f'{o.name} {len(roots)}'] = o
 
-def _grow(v):
-    if isinstance(v, dict): return {k: _grow(o) for k,o in v.items()}
-    if not isinstance(v, Tensor): return v
-    return v.tolist() if v.dtype==torch.float64 else list(v.unbind())
+def walk_learner(learn, cbs=None, own_dls=None):
+    "Walk through all that `learn` holds but its weights"
+    model,opt,cbs = get_model(learn.model),learn.opt,[*learn.cbs,*L(cbs)]
+    apart = with_state_dict(cbs)
+    roots = dict(model=model, loss_func=learn.loss_func, opt=opt, metrics=learn.metrics,
+                 own_dls=ifnone(own_dls, learn.dls), dls=learn.dls)
+    _add_named(roots, [o for o in cbs if o not in apart])
+    roots['learn'] = learn
+    owned = [o for o in model.state_dict(keep_vars=True).values() if isinstance(o, Tensor)]
+    return Walk(roots, owned, (opt, getattr(opt, 'opt', None)), apart)
 
-def _has_state_dict(cb): return hasattr(type(cb), 'state_dict')
+# %% ../../nbs/resume/01_state.ipynb #1b861d91
+class Start:
+    "The leaves before the first batch; `before` are those before the fit"
+    def __init__(self, walk, before=None):
+        self.leaves,self.values = {},{}
+        self.before = {k: o.content for k,o in before.leaves.items() if o.has_tensors} if before else {}
+        self.always = {k for k,o in walk.leaves.items() if before and o.has_tensors and self.before.get(k)!=o.content}
+        self.add(walk)
 
-def has_state(cb):
-    "Does `cb` have state to store?"
-    return isinstance(cb, (*_kept,CSVLogger)) or _has_state_dict(cb)
+    def add(self, walk, under=''):
+        "Add the leaves whose paths begin with `under`, instead of earlier ones"
+        for k in [k for k in self.leaves if k.startswith(under)]: del self.leaves[k]
+        for k,o in walk.leaves.items():
+            if not k.startswith(under): continue
+            self.leaves[k] = o.content,form(o.value, o.owner, o.key),None if o.is_plain else o.value
+            if o.kind=='value' and o.is_small: self.values[k] = deepcopy(o.plain)
 
-def cb_state(cb):
-    "The state of `cb` at the end of an epoch"
-    if _has_state_dict(cb): return plain(cb.state_dict())
-    names = [o for t,os in _kept.items() if isinstance(cb, t) for o in os if o in cb.__dict__]
-    if not names: return
-    res = {o: _shrink(getattr(cb, o)) for o in names}
-    if isinstance(cb, Recorder): res['smooth_loss'] = (cb.smooth_loss.count, cb.smooth_loss.val)
-    return plain(res)
+    def changed(self, walk):
+        "The leaves that differ now, and the names of those that differ and cannot be stored"
+        leaves = {k: o for k,o in walk.leaves.items() if k in self.always or self.leaves.get(k, [None])[0]!=o.content}
+        lost = [k for k,o in leaves.items() if not (o.can_put and self._keeps_form(k, o))]
+        gone = [k for k in self.leaves if k not in walk.leaves]
+        return {k: o for k,o in leaves.items() if k not in lost},lost+gone
 
-def set_cb_state(cb, state, put=noop):
-    "Restore `state` in `cb`"
-    if _has_state_dict(cb): return cb.load_state_dict(put(state))
-    for k,v in state.items():
-        if k!='smooth_loss': setattr(cb, k, _grow(v))
-    if isinstance(cb, Recorder):
-        cb.smooth_loss.count,cb.smooth_loss.val = state['smooth_loss']
-        cb.values = L(cb.values).map(L)
+    def _keeps_form(self, k, o):
+        forms = self.leaves.get(k, [None]*2)[1],form(o.value, o.owner, o.key)
+        return None in forms or forms[0]==forms[1]
 
-# %% ../../nbs/resume/01_state.ipynb #1b3ea57c
-_not_ours = re.compile(r'(?!fastai\.(callback|learner|distributed)|fastai_progresize|accelerate)')
+# %% ../../nbs/resume/01_state.ipynb #a4a163f4
+def _grad_state(p):
+    "The gradient of `p`, as 0 if it is all zeros"
+    return p.grad if p.grad is None or p.grad.any() else 0
 
-def is_own(cb):
-    "Is it a callback without `state_dict` that is not fastai's?"
-    return bool(_not_ours.match(type(cb).__module__)) and not has_state(cb)
+def _set_grad(p, g, device):
+    if isinstance(g, int): p.grad = torch.zeros_like(p)
+    else: p.grad = None if g is None else g.to(device)
 
-_simple = (int,float,bool,str,type(None),np.generic)
-
-def _can_keep(v):
-    if isinstance(v, dict): return type(v) is dict and all(map(_can_keep, (*v.keys(),*v.values())))
-    if isinstance(v, (list,tuple)): return all(map(_can_keep, v))
-    if isinstance(v, ndarray): return v.dtype!=object
-    return isinstance(v, (*_simple,Tensor,nn.Module,Metric))
-
-def _own_attrs(cb):
-    "The attributes of `cb` that do not belong to the Learner, whose model is stored anyway"
-    parts = {id(o) for o in (*cb.learn.model.modules(),*cb.learn.model.parameters())}
-    return {k: v for k,v in cb.__dict__.items() if k not in ('learn',*_events) and id(v) not in parts}
-
-_settings = (Path,bytes,frozenset,Enum,re.Pattern,DataLoaders,Learner,Callback)
-
-def _is_setting(v): return callable(v) or isinstance(v, _settings)
-
-def lost_attrs(cb):
-    "Attributes of `cb` that may change and cannot be stored"
-    return [k for k,v in _own_attrs(cb).items() if not _can_keep(v) and not _is_setting(v)]
-
-def _value(v):
-    if isinstance(v, nn.Module): return v.state_dict()
-    return _values(v.__dict__) if isinstance(v, Metric) else v
-
-def _values(attrs): return {k: _value(v) for k,v in attrs.items() if _can_keep(v)}
-
-def simple_values(cb):
-    "Numbers and strings in attributes of `cb`: its settings, if called before a run"
-    return {k: v for k,v in cb.__dict__.items() if isinstance(v, _simple)}
-
-def own_values(cb, before):
-    "The state in attributes of `cb`, without its settings"
-    def _is_given(k, v): return k in before and type(v) is type(before[k]) and v==before[k]
-    return {k: v for k,v in _values(_own_attrs(cb)).items() if not _is_given(k, v)}
-
-def _put(holder, k, v):
-    now = holder.get(k)
-    if isinstance(now, nn.Module): load_module(now, v)
-    elif isinstance(now, Metric):
-        for o in v: _put(now.__dict__, o, v[o])
-    elif isinstance(now, Tensor) and isinstance(v, Tensor) and now.shape==v.shape:
-        with torch.no_grad(): now.copy_(v)
-    else: holder[k] = v
-
-def loss_values(loss):
-    "The state of `loss`: parameters and buffers of a module; numbers, strings and tensors in its attributes"
-    if isinstance(loss, nn.Module): return dict(state_dict=loss.state_dict(), hidden=hidden_values(loss))
-    return {k: v for k,v in _values(getattr(loss, '__dict__', {})).items() if k[:1]!='_'}
-
-def set_loss_values(loss, values):
-    "Restore `values` in `loss`"
-    for k,v in values.items():
-        if k=='state_dict': load_module(loss, v)
-        elif k=='hidden': set_hidden_values(loss, v)
-        elif k in loss.__dict__: _put(loss.__dict__, k, v)
-
-def load_module(module, state):
-    "Load `state`, adding the metadata on versions that plain values lack"
-    state = collections.OrderedDict(state)
-    state._metadata = module.state_dict()._metadata
-    module.load_state_dict(state)
-
-def set_own_values(cb, values):
-    "Restore `values` in `cb`"
-    for k,v in values.items(): _put(cb.__dict__, k, v)
-
-# %% ../../nbs/resume/01_state.ipynb #e90f5d98
-def _stateful(learn):
-    "The callbacks that have state, with their states"
-    states = [(o,cb_state(o)) for o in learn.cbs.sorted('order')]
-    return [(o,s) for o,s in states if s is not None]
-
+# %% ../../nbs/resume/01_state.ipynb #a4013ee5
 def _loggers(learn): return [o for o in learn.cbs if isinstance(o, CSVLogger) and hasattr(o, 'file')]
 
 def _csv(learn, cb, rows):
@@ -150,105 +88,115 @@ def _put_csv(cb, text):
     with whole_file(cb.path/cb.fname) as f: f.write(text.encode())
     cb.file = (cb.path/cb.fname).open('a')
 
-# %% ../../nbs/resume/01_state.ipynb #2dc238c1
-def _grad_state(p):
-    "The gradient of `p`, as 0 if it is all zeros"
-    return p.grad if p.grad is None or p.grad.any() else 0
-
-def _set_grad(p, g, device):
-    if isinstance(g, int): p.grad = torch.zeros_like(p)
-    else: p.grad = None if g is None else g.to(device)
-
-# %% ../../nbs/resume/01_state.ipynb #9da3a252
-def _hidden(m):
-    "Numbers and tensors of `m` that are not in its `state_dict`"
-    attrs = {k: v for k,v in vars(m).items() if k[:1]!='_' and k!='training'}
-    attrs |= {k: v for k,v in getattr(m, '_buffers', {}).items() if k in getattr(m, '_non_persistent_buffers_set', ())}
-    def _is_value(v): return isinstance(v, (int,float,np.generic)) or (isinstance(v, Tensor) and v.grad_fn is None)
-    return {k: v for k,v in attrs.items() if _is_value(v)}
-
-def hidden_values(model):
-    "Numbers and tensors of the modules of `model` that are not in its `state_dict`"
-    return {k: o for k,m in model.named_modules() if (o := _hidden(m))}
-
-def _same(a, b): return type(a) is type(b) and (torch.equal(a, b) if isinstance(a, Tensor) else a==b or a!=a)
-
-def changed_values(now, before):
-    "The values that have changed"
-    def _new(k): return {n: v for n,v in now[k].items() if n not in before.get(k, {}) or not _same(v, before[k][n])}
-    return {k: o for k in now if (o := _new(k))}
-
-def set_hidden_values(model, values):
-    "Restore `values` in `model`"
-    modules = dict(model.named_modules())
-    for k,attrs in values.items():
-        for n,v in attrs.items():
-            if n in modules[k]._buffers: _put(modules[k]._buffers, n, v)
-            else: vars(modules[k])[n] = v       # not in place: it may share its memory with a parameter
-
-_generators = ((random.Random, random.Random.getstate, random.Random.setstate),
-               (np.random.RandomState, np.random.RandomState.get_state, np.random.RandomState.set_state),
-               (np.random.Generator, lambda o: o.bit_generator.state, lambda o,s: setattr(o.bit_generator, 'state', s)),
-               (torch.Generator, torch.Generator.get_state, lambda o,s: o.set_state(s.cpu())))
-
-def _parts(dl):
-    "The parts of a loader that may draw random numbers"
-    dl = getattr(dl, 'dl', dl)       # inside a `DistributedDL`
-    tls = getattr(getattr(dl, 'dataset', None), 'tls', [])
-    pipes = [*(getattr(dl, o, None) for o in ('after_item','before_batch','after_batch')), *(tl.tfms for tl in tls)]
-    tfms = [t for p in pipes for t in getattr(p, 'fs', [])]
-    return [dl, *(getattr(dl, o, None) for o in ('sampler','batch_sampler','dataset')), *tfms]
-
-def generators(dls):
-    "Random generators in attributes of loaders, their transforms, samplers and datasets"
-    attrs = [v for dl in dls.loaders for o in _parts(dl) for v in getattr(o, '__dict__', {}).values()]
-    found = {id(v): (v,*fs) for v in attrs for t,*fs in _generators if isinstance(v, t)}
-    return list(found.values())
-
-# %% ../../nbs/resume/01_state.ipynb #4b459813
-def run_state(learn, before={}, n_epoch=None):
+# %% ../../nbs/resume/01_state.ipynb #a0c21476
+def run_state(learn, start=None, n_epoch=None, own_dls=None, csv={}):
     "Everything that the next epoch depends on, as plain values, not copied: save them before the next batch"
-    model,scaler = get_model(learn.model),getattr(learn, 'scaler', None)
-    given,rows = before.get('cbs', {}),before.get('csv', {})
-    rngs = dict(global_state=random_state(), others=[get(o) for o,get,_ in generators(learn.dls)])
-    return plain(dict(
+    model,scaler,walk = get_model(learn.model),getattr(learn, 'scaler', None),walk_learner(learn, own_dls=own_dls)
+    changed,lost = start.changed(walk) if start else ({k: o for k,o in walk.leaves.items() if o.can_put}, [])
+    rngs = {k: o.plain for k,o in walk.leaves.items() if o.kind=='random'}
+    state = plain(dict(
         epoch=learn.epoch+1 if n_epoch is None else n_epoch,
         train_iter=learn.train_iter,
         model=model.state_dict(),
-        hidden=changed_values(hidden_values(model), before.get('model', {})),
-        loss=loss_values(learn.loss_func),
         opt=learn.opt.state_dict(),
         frozen_idx=getattr(learn.opt, 'frozen_idx', None),
+        requires_grad=[p.requires_grad for p in model.parameters()],
         grads=[_grad_state(p) for p in model.parameters()],
         scaler=scaler and scaler.state_dict(),
-        cbs=[(o.name,s) for o,s in _stateful(learn)],
-        own={o.name: own_values(o, given.get(o.name, {})) for o in learn.cbs if is_own(o)},
-        csv=[_csv(learn, cb, rows.get(cb.name, '')) for cb in _loggers(learn)],
+        cbs={o.name: o.state_dict() for o in with_state_dict(learn.cbs)},
+        lost=lost,
+        csv=[_csv(learn, cb, csv.get(cb.name, '')) for cb in _loggers(learn)],
         history=learn.__dict__.get('stage_rows', []),
-        random=all_ranks(plain(rngs))))
+        random=all_ranks(dict(global_state=random_state(), others=rngs))))
+    return dict(state, leaves={k: o.plain for k,o in changed.items() if o.kind!='random'})
 
-def values_before(learn, cbs=None):
-    "The settings of callbacks and model, which are not stored, so that you can change them"
-    own = {o.name: simple_values(o) for o in [*learn.cbs,*L(cbs)]}
-    return dict(cbs=own, model=deepcopy(hidden_values(get_model(learn.model))))
+# %% ../../nbs/resume/01_state.ipynb #5345cdce
+def _check(ok, what):
+    if not ok: raise ValueError(f'{what} does not fit')
 
-def set_run_state(learn, state):
+def _shapes(d): return {k: tuple(v.shape) for k,v in d.items() if isinstance(v, Tensor)}
+
+def _opt_forms(learn):
+    "What a new optimizer keeps of a parameter of 2x3: shapes, or types"
+    try:
+        p = nn.Parameter(torch.zeros(2,3))
+        p.grad = torch.zeros_like(p)
+        opt = learn.opt_func([p], lr=0.)
+        opt.step()
+        return {k: tuple(v.shape) if isinstance(v, Tensor) else type(v) for k,v in opt.state_dict()['state'][0].items()}
+    except Exception: return
+
+def _check_param_state(forms, p, s):
+    _check(isinstance(s, dict) and (forms is None or s.keys()<=forms.keys()|{'force_train','do_wd'}), 'the optimizer')
+    for k,v in s.items():
+        shape = (forms or {}).get(k)
+        if shape==(2,3): _check(isinstance(v, Tensor) and v.shape==p.shape, f'{k} of the optimizer')
+        elif shape==(): _check(isinstance(v, Tensor) and v.numel()==1, f'{k} of the optimizer')
+        elif isinstance(shape, type): _check(isinstance(v, Number), f'{k} of the optimizer')
+
+# %% ../../nbs/resume/01_state.ipynb #00028876
+def _check_opt(learn, state):
+    "Raise a `ValueError` unless the optimizer's state fits its parameters"
+    (opt,own),forms = (from_plain(o) for o in (state['opt'],plain(learn.opt.state_dict()))),_opt_forms(learn)
+    params = learn.opt.all_params().itemgot(0)
+    _check(opt.keys()==own.keys(), 'the optimizer')
+    states = opt['state'].items() if isinstance(opt['state'], dict) else enumerate(opt['state'])
+    _check(isinstance(opt['state'], dict) or len(opt['state'])==len(params), "the optimizer's state")
+    for i,s in states: _check_param_state(forms, params[i], s)
+    for k in ('hypers','param_groups'):
+        if k not in own: continue
+        _check([list(o) for o in opt[k]]==[list(o) for o in own[k]], 'the number of parameter groups')
+        for a,b in zip(opt[k], own[k]): _check(all(type(a[o]) is type(b[o]) for o in a), 'a hyper-parameter')
+    idx = state['frozen_idx']
+    _check(idx is None or (type(idx) is int and 0<=idx<=len(learn.opt.param_lists)), 'frozen_idx')
+
+# %% ../../nbs/resume/01_state.ipynb #e4526622
+def check_state(learn, state, walk):
+    "Raise a `ValueError` unless all of `state` fits `learn`, which does not change"
+    model,rngs = get_model(learn.model),state['random'][rank_distrib()]
+    params = list(model.parameters())
+    _check(_shapes(model.state_dict())==_shapes(from_plain(state['model'])), 'the model')
+    _check_opt(learn, state)
+    _check(len(state['requires_grad'])==len(params) and all(isinstance(o, bool) for o in state['requires_grad']),
+           'requires_grad')
+    def _fits_grad(p, g): return g is None or type(g) is int or (isinstance(g, Tensor) and g.shape==p.shape)
+    _check(len(state['grads'])==len(params) and all(map(_fits_grad, params, state['grads'])), 'a gradient')
+    _check(state['cbs'].keys()=={o.name for o in with_state_dict(learn.cbs)}, 'the callbacks with a `state_dict`')
+    _check(all(isinstance(o, str) for o in state['csv']), 'the CSV')
+    _check(rank_distrib() or len(state['csv'])==len(_loggers(learn)), 'the number of CSVs')
+    for k,v in {**state['leaves'], **rngs['others']}.items():
+        if not walk.has_root(k): continue       # a callback that you left out
+        leaf = leaf_at(walk, k)
+        _check(leaf and (leaf.kind=='random')==(k in rngs['others']) and fits(leaf, v), k)
+
+# %% ../../nbs/resume/01_state.ipynb #9748ceed
+def set_run_state(learn, state, own_dls=None):
     "Put `learn` at the end of the epoch of `state`"
-    state,model = from_plain(state),get_model(learn.model)
+    model,walk = get_model(learn.model),walk_learner(learn, own_dls=own_dls)
+    check_state(learn, state, walk)
+    places = {k: leaf_at(walk, k) for k in state['leaves'] if walk.has_root(k)}
+    state = from_plain(state)
     device = next(model.parameters()).device
     saved = first(v.device for v in state['model'].values() if isinstance(v, Tensor))
-    put = noop if saved.type==device.type else partial(to_device, device=device)
+    to_here = noop if saved.type==device.type else partial(to_device, device=device)
     load_module(model, state['model'])
-    set_hidden_values(model, put(state['hidden']))
-    set_loss_values(learn.loss_func, put(state['loss']))
-    learn.opt.load_state_dict(put(state['opt']))
-    if state['frozen_idx'] is not None: learn.opt.freeze_to(state['frozen_idx'])
-    for p,g in zip(model.parameters(), state['grads']): _set_grad(p, g, device)
+    learn.opt.load_state_dict(to_here(state['opt']))
+    learn.opt.frozen_idx = ifnone(state['frozen_idx'], learn.opt.frozen_idx)
+    for p,g,rg in zip(model.parameters(), state['grads'], state['requires_grad']):
+        _set_grad(p, g, device)
+        p.requires_grad_(rg)
     if state['scaler'] and getattr(learn, 'scaler', None): learn.scaler.load_state_dict(state['scaler'])
-    for (cb,_),(_,s) in zip(_stateful(learn), state['cbs']): set_cb_state(cb, s, put)
-    for cb in filter(is_own, learn.cbs): set_own_values(cb, put(state['own'].get(cb.name, {})))
+    for k,leaf in places.items(): put(leaf, to_here(state['leaves'][k]))
+    for cb in with_state_dict(learn.cbs): cb.load_state_dict(to_here(state['cbs'][cb.name]))
     for cb,text in zip(_loggers(learn), state['csv']): _put_csv(cb, text)
     learn.stage_rows,learn.train_iter = state['history'],state['train_iter']
     rngs = state['random'][rank_distrib()]
-    for (o,_,put_state),s in zip(generators(learn.dls), rngs['others']): put_state(o, s)
+    for k,v in rngs['others'].items():
+        if k in walk.leaves: put(walk.leaves[k], v)
     set_random_state(rngs['global_state'])
+
+def load_module(module, state):
+    "Load `state`, adding the metadata on versions that plain values lack"
+    state = collections.OrderedDict(state)
+    state._metadata = module.state_dict()._metadata
+    module.load_state_dict(state)
