@@ -19,7 +19,7 @@ def _from_one(by): return lambda o: 1+(o-1)*by
 _strengths = dict(max_deg=_times, magnitude=_times, max_lighting=_times, max_hue=_times, min_zoom=_from_one,
                   max_zoom=_from_one, min_scale=_from_one)
 
-def _weaker(f, by):
+def _scale_aug(f, by):
     "`f`, a transform's function or a `partial` of one, with its magnitudes scaled"
     if not isinstance(f, partial):
         f = copy(f)
@@ -28,15 +28,15 @@ def _weaker(f, by):
         return f
     def _scaled(k, o):
         if k in _strengths and is_number(o): return _strengths[k](by)(o)
-        return _weaker(o, by) if isinstance(o, partial) else o
+        return _scale_aug(o, by) if isinstance(o, partial) else o
     return partial(f.func, *f.args, **{k: _scaled(k, o) for k,o in f.keywords.items()})
 
 def _aug_tfm(t, by):
     "A copy of `t` with magnitudes scaled by `by`; `t` itself if it does not augment"
     parts = [k for k in ('aff_fs','coord_fs','fs') if hasattr(t, k)]
     if not parts and not any(hasattr(t, k) for k in _strengths): return t
-    t = _weaker(t, by)
-    for k in parts: setattr(t, k, L(_weaker(o, by) for o in getattr(t, k)))
+    t = _scale_aug(t, by)
+    for k in parts: setattr(t, k, L(_scale_aug(o, by) for o in getattr(t, k)))
     return t
 
 def scaled_aug(p, by):

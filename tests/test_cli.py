@@ -7,6 +7,7 @@ from fastai_progresize.apps import book, commands, folder as cli
 from fastai_progresize.args import Invalid, check_count
 from fastai_progresize.checks import split as check
 from fastai_progresize.load.files import raise_faults
+from fastai_progresize.resume.same import check_plan
 from fastai_progresize.apps.commands import as_flag, progresize_fit
 
 results = ['history.csv','learner.pkl','stages.png']
@@ -42,7 +43,7 @@ def test_fit_killed_and_resumed(path, tmp_path, capsys):
            '--fit','fine_tune', '--num-workers',0, '--out','res', '--verify','skip']
     p = subprocess.Popen([bin_dir/cmd[0], *map(str, cmd[1:]), '--checkpoint'], cwd=tmp_path,
                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    files = tmp_path/'res/run.ckpt',tmp_path/'res/run.before.ckpt'
+    files = tmp_path/'res/run.ckpt',tmp_path/'res/run.ckpt.before'
     while not all(o.exists() for o in files) and p.poll() is None: time.sleep(.01)     # after an epoch
     p.kill()        # between two renames there is the latter alone
     p.wait()
@@ -128,6 +129,7 @@ def in_flags(f, call, *args, **kwargs):
     (lambda: Plan((1,2,3), (16,24)), "--epochs has 3 values for 2 sizes: pass one value, or one for each size"),
     (lambda: Plan(4, (16,24), div=-1), "div=-1: pass a positive, finite number"),      # there is no such flag
     (lambda: check_count('wd', .1), "wd=0.1: pass an int of at least 1"),
+    (lambda: check_plan({'a':1}, {'a':2}, 'a.ckpt'), "Pass what it was, or another name as --out to start again"),
     (lambda: check.SplitCheck()._check_keys({'a'}, {'a','b'}, 16), "such as a. Remove one of each pair, or put both in"
      " training or both in validation"),
 ])

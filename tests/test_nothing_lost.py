@@ -270,8 +270,8 @@ def test_leftovers(path, tmp_path):
 
 hold = """import sys, time
 from pathlib import Path
-from fastai_progresize.resume.checkpoint import only_run
-with only_run(Path(sys.argv[1])):
+from fastai_progresize.resume.checkpoint import run_lock
+with run_lock(Path(sys.argv[1])):
     print('held', flush=True)
     time.sleep(60)"""
 

@@ -50,8 +50,8 @@ def _typed(o):
 
 def as_flag(f, name, *value):
     "An argument as a flag of the command `f`, or as in Python if that has none"
-    own,arg = inspect.signature(f).parameters,name.strip('`')
-    k = arg if arg in own else _also.get(arg)
+    own,arg = inspect.signature(f).parameters,name.strip('`=')
+    k = _also.get(arg, arg)
     if k not in own: return as_python(name, *value)
     flag = k if own[k].default is inspect.Parameter.empty else f"--{k.replace('_', '-')}"
     if not value or value[0] is True: return flag

@@ -105,6 +105,12 @@ def _more_seeds(learner, plan, seeds, out, data):
     compared.plot().figure.savefig(out/'compare.png', dpi=120)
     print(f"{compared}\ncompare.csv and compare.png are in {out}")
 
+# %% ../../nbs/apps/03_folder.ipynb #d3c08b9f
+def _check_args(path, out, seeds):
+    for k,v in dict(path=path, out=out).items(): check_folder(k, v)
+    check_outside('out', out, path)
+    check_count('seeds', seeds)
+
 # %% ../../nbs/apps/03_folder.ipynb #be7920c2
 @bars_in_terminal()
 @warn_once()
@@ -122,14 +128,11 @@ def fit_folder(
     **kwargs # Arguments of `get_dls`
 )->tuple: # The trained Learner, and the table of `compare_runs`
     "Train on the images of `path` at growing sizes, print time and results, and save them in `out`"
-    for k,v in dict(path=path, out=out).items(): check_folder(k, v)
-    check_outside('out', out, path)
-    check_count('seeds', seeds)
+    _check_args(path, out, seeds)
     data,final = partial(get_dls, path=path, seed=seed, **kwargs),plan[-1]
     bs = final.bs or _own_bs(data, final.size)
-    def _learner():
-        set_seed(seed)
-        return learner(data(final.size, bs))
+    def _learner(): return learner(data(final.size, bs))
+    set_seed(seed)
     learn = _learner()
     plan = plan.for_learner(learn)
     saved = (out/'run').absolute() if checkpoint or resume else None
@@ -137,6 +140,7 @@ def fit_folder(
     _save_run(learn, out)
     runs = dict(progressive=learn.stage_history)
     if compare:
+        set_seed(seed)
         fixed,control = _learner(),one_cycle_plan(plan)
         _train_fixed(fixed, control, data)
         runs[f'{final.size} px'] = fixed.stage_history
@@ -144,7 +148,7 @@ def fit_folder(
     _print_results(learn, res, out)
     if compare and seeds>1:
         for o in (('progressive',seed,plan,learn),('one cycle',seed,control,fixed)): add_run(out/'compare.csv', *o)
-        _more_seeds(lambda: learner(data(final.size, bs)), plan, range(seed, seed+seeds), out, data)
+        _more_seeds(_learner, plan, range(seed, seed+seeds), out, data)
     return learn,res
 
 # %% ../../nbs/apps/03_folder.ipynb #5d932c0b

@@ -45,15 +45,15 @@ def _or_same(o, memo):
 _apart = re.compile(r'fastai\.(callback\.(progress|tracker|tensorboard|wandb|comet|azureml|captum)|distributed)$')
 _ends = ('after_train','after_validate','after_epoch','after_fit')
 
-def _is_fastais(cb): return type(cb).__module__.startswith('fastai.') and type(cb) is not Callback   # made of functions
+def _is_of_fastai(cb): return type(cb).__module__.startswith('fastai.') and type(cb) is not Callback    # of functions
 
 def _takes_part(cb, own):
-    return not any(_apart.match(o.__module__) for o in type(cb).__mro__) and (own or _is_fastais(cb))
+    return not any(_apart.match(o.__module__) for o in type(cb).__mro__) and (own or _is_of_fastai(cb))
 
 def _copy_cb(cb, memo):
     try: res = deepcopy(cb, memo)
     except Exception as e: return warn(f"`{cb.name}` is left out while sizes are tried: it cannot be copied ({e})")
-    if not _is_fastais(cb):
+    if not _is_of_fastai(cb):
         for o in _ends: res.__dict__[o] = noop
     return res
 
@@ -152,7 +152,7 @@ def try_batches(trial, dls, timer=None):
         try:
             with trial.learner(dls, own=False) as learn: return fit_trial(learn, timer)
         except Exception as e:
-            if is_out_of_memory(e) or all(map(_is_fastais, trial.all_cbs)): raise
+            if is_out_of_memory(e) or all(map(_is_of_fastai, trial.all_cbs)): raise
             without = e
         with trial.learner(dls) as learn:
             try: fit_trial(learn, timer)

@@ -97,7 +97,7 @@ def get_presize(
     return short_size(tuple(round(o*by) for o in hw(size)))
 
 # %% ../../nbs/load/04_augment.ipynb #1c4e08d9
-def presize_keep(min_scale, max_scale=1.):
+def valid_presize_ratio(min_scale, max_scale=1.):
     "The share of the presize that is as sharp in validation, where nothing is cropped, as in training"
     return (min_scale*max_scale)**.12
 
@@ -168,7 +168,7 @@ def one_interpolation(item_tfms, batch_tfms, size):
     own,item_size = hw(sizer.size),tuple(reversed(getattr(resize, 'train_size', resize.size)))
     if not _same_shape(item_size, own): return
     aff = _as_zoom(first(affs), sizer, size) if crops else deepcopy(sizer)
-    keep = presize_keep(sizer.min_scale, sizer.max_scale) if crops else getattr(resize, 'keep', 1.)
+    keep = valid_presize_ratio(sizer.min_scale, sizer.max_scale) if crops else getattr(resize, 'keep', 1.)
     presize = _presize_for(resize, size, own)
     keep = max(keep, *(n/p for n,p in zip(size, presize)))
     item = Presize(tuple(presize), keep, (Image.BICUBIC,resize.mode_mask), pad_mode=resize.pad_mode, order=resize.order)

@@ -42,6 +42,7 @@ def _plain_crop(p):
 # %% ../../nbs/load/05_batches.ipynb #f1d54036
 class KeptItems:
     "The items of a dataset whose pixels are kept"
+    is_no_state = True
     def __init__(self, ds, pixels, files, cls=TensorImage, create=PILImage.create):
         store_attr()
 

@@ -42,7 +42,7 @@ def _sealed(file):
 # %% ../../nbs/load/01_cache.ipynb #631506ac
 class JpegCopies:
     "Small copies of large photographs, a JPEG file each"
-    kind = 'JPEG'
+    kind,is_no_state = 'JPEG',True
     def __init__(self, folder, size): self.folder,self.size = Path(folder),size
 
     def reserve(self, files):

@@ -12,6 +12,7 @@ import errno, hashlib, threading
 from stat import S_ISREG
 from fastai.vision.all import *
 from filelock import FileLock, Timeout
+from ..args import Invalid
 from ..utils import to_bytes
 
 # %% ../../nbs/load/01a_disk.ipynb #591e9086
@@ -49,7 +50,7 @@ def make_folder(folder):
     other = first(o for o in (folder,*folder.parents) if os.path.lexists(o) and not o.is_dir())
     if other is not None:
         what = 'a file' if other.is_file() else 'no folder'
-        raise ValueError(f"cache={str(folder)!r}: {other} is {what}, pass another folder")
+        raise Invalid(('cache',str(folder)), f": {other} is {what}, pass another folder")
     with disk_faults(folder): folder.mkdir(parents=True, exist_ok=True)
 
 # %% ../../nbs/load/01a_disk.ipynb #1e1051f7

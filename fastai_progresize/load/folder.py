@@ -13,7 +13,7 @@ from fastai.vision.all import *
 from ..args import Either, Invalid, check_count, check_folder, check_seed, check_workers, hw, is_number, short_size
 from .files import all_files, check_files, is_untouched, verified_splitter
 from .read import read_scaled
-from .augment import Presize, crop_zoom, get_presize, presize_keep
+from .augment import Presize, crop_zoom, get_presize, valid_presize_ratio
 from .fast import affine_once, as_fast, check_cache, copies_for, fast_works, quick_tensors
 
 # %% ../../nbs/load/07_folder.ipynb #6a3749f9
@@ -70,7 +70,7 @@ def _presize_tfm(size, presize, min_scale, has_copies):
         raise Invalid(('presize',small), " is below ", ('size',size), ": pass a larger one, or omit it")
     if not is_untouched(Resize(1)): return Resize(presize, resamples=(Image.BICUBIC,NEAREST))
     if has_copies: return Presize(presize)       # copies have the presize: a little less would blur them
-    return Presize(presize, max(presize_keep(min_scale), *(s/p for s,p in zip(size, presize))))
+    return Presize(presize, max(valid_presize_ratio(min_scale), *(s/p for s,p in zip(size, presize))))
 
 _zoom_args = ('mode','pad_mode','batch','align_corners')
 

@@ -10,7 +10,7 @@ __all__ = []
 # %% ../../nbs/load/02_pixels.ipynb #1ff25cb6
 import mmap, uuid, warnings, zlib
 from fastai.vision.all import *
-from ..args import hw, short_size
+from ..args import Either, Invalid, hw, short_size
 from ..utils import printable
 from .files import check_regular, is_resource_error, raise_faults, reason
 from .disk import (CopiesError, copies_lock, disk_errors, disk_faults, free_bytes, make_folder,
@@ -78,7 +78,7 @@ def _image_size(fn):
 # %% ../../nbs/load/02_pixels.ipynb #aec9d97b
 class Pixels:
     "Images of one size, decoded once and kept in a file that processes share"
-    kind = 'pixels'
+    kind,is_no_state = 'pixels',True
     def __init__(self, folder, size, mode='RGB', resample=Image.BICUBIC):
         self.folder,self.size,self.mode,self.resample,self.rows = folder,hw(size),mode,resample,{}
         name = '{}x{}-{}-{}'.format(*self.size, mode, Image.Resampling(resample).name.lower())
@@ -224,8 +224,8 @@ def _claim(self:Pixels, px):
     what = (f"Decoded copies of {(px>0).sum():,} images at {short_size(self.size)} px take {_mib(need)}, and"
             f" {_mib(free)} are free in {self.folder}")
     if need>.95*free:
-        raise ValueError(f"{what}: free some space (`clear_cache` removes older copies), pass another folder as"
-                         " `cache=`, or omit `decoded`")
+        raise Invalid(f"{what}: free some space (`clear_cache` removes older copies), ", Either("pass another folder as"
+                      " `cache=`, "), "or omit ", ('`decoded`',))
     print(printable(what))
     try: os.posix_fallocate(f.fileno(), had, need) if need else None
     except (AttributeError,OSError) as e:

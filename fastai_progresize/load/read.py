@@ -37,7 +37,7 @@ def _resize(im, box, size, mode):
 # %% ../../nbs/load/03_read.ipynb #ef19386d
 class ScaledImage(PILImage):
     "A `PILImage` that is decoded when it is used: a JPEG at 1/2, 1/4 or 1/8 of its size, if that is enough"
-    fastais = PILImage
+    base_cls = PILImage
     fn,file,planes,kept = None,None,None,None
     @classmethod
     def _lazy(cls, size, **attrs):
@@ -49,7 +49,7 @@ class ScaledImage(PILImage):
     @classmethod
     def create(cls, fn, cache=None, **kwargs):
         "An image from `fn`, or from its copy in `cache`"
-        if not isinstance(fn, (str,Path)) or kwargs: return cls.fastais.create(fn, **kwargs)     # images in memory stay
+        if not isinstance(fn, (str,Path)) or kwargs: return cls.base_cls.create(fn, **kwargs)     # it is in memory
         if isinstance(cache, Pixels):
             i = cache.rows.get(str(fn)) if cache.mode==cls._open_args['mode'] else None
             return cls.create(fn) if i is None else cls._lazy(cache.full_size(i), fn=fn, kept=cache)
@@ -124,8 +124,8 @@ def _crop_kept(self:ScaledImage, sz, tl, resize_mode, resize_to):
 @patch
 def _crops_as_fastai(self:ScaledImage):
     "Are `crop_pad` and what it calls, which `ScaledImage` has its own of, as fastai and Pillow have them?"
-    is_own = all(is_from(getattr(self.fastais, o), 'fastai.vision.augment') for o in ('crop_pad','_do_crop_pad'))
-    return is_own and is_from(self.fastais.resize, Image.__name__)
+    is_own = all(is_from(getattr(self.base_cls, o), 'fastai.vision.augment') for o in ('crop_pad','_do_crop_pad'))
+    return is_own and is_from(self.base_cls.resize, Image.__name__)
 
 # %% ../../nbs/load/03_read.ipynb #1c96332e
 @patch
@@ -153,7 +153,7 @@ def crop_pad(self:ScaledImage, sz, tl=None, orig_sz=None, pad_mode=PadMode.Zeros
 # %% ../../nbs/load/03_read.ipynb #1aa1418f
 class ScaledImageBW(ScaledImage, PILImageBW):
     "A `PILImageBW` that is decoded when it is used"
-    fastais = PILImageBW
+    base_cls = PILImageBW
 
 # %% ../../nbs/load/03_read.ipynb #3c00255c
 class ScaledToTensor(ToTensor):
@@ -167,7 +167,7 @@ class ScaledToTensor(ToTensor):
         return ToTensor()
 
 # %% ../../nbs/load/03_read.ipynb #bcb877e6
-_scaled = {o.fastais: o for o in (ScaledImage,ScaledImageBW)}
+_scaled = {o.base_cls: o for o in (ScaledImage,ScaledImageBW)}
 _modes = {PILImage:'RGB', PILImageBW:'L'}
 
 def reads_scaled(create):
@@ -180,7 +180,7 @@ class ReadImage(Transform):
     "Read images as `image_cls`"
     def __init__(self, image_cls=ScaledImage, cache=None, create=None):
         super().__init__()
-        self.image_cls,self.cache,self.create = image_cls,cache,create or image_cls.fastais.create
+        self.image_cls,self.cache,self.create = image_cls,cache,create or image_cls.base_cls.create
 
     def encodes(self, o:Path|str|Tensor|ndarray|bytes|Image.Image):
         if not reads_scaled(self.create): return self.create(o)      # replaced since this was made

@@ -10,15 +10,16 @@ __all__ = ['Checkpoint']
 # %% ../../nbs/resume/03_checkpoint.ipynb #c75a2c19
 import contextlib, weakref
 from fastai.vision.all import *
+from ..args import Invalid
 from ..utils import on_rank0, printable, same_random, whole_file
 from ..callbacks import RunCallback, repair_best
 from .plain import from_plain, plain
 from .leaf import put
 from .walk import Walk, same_state
 from .state import Start, run_state, set_run_state, walk_learner, with_state_dict
-from .file import (checkpoint_file, checkpoint_format, file_before, keep_before, only_run,
+from .file import (checkpoint_file, checkpoint_format, file_before, keep_before, run_lock,
                                            read_checkpoint)
-from .same import check_plan, run_plan
+from .same import check_plan, run_signature
 from ..checks.trial import has_lazy
 
 # %% ../../nbs/resume/03_checkpoint.ipynb #fbc48b21
@@ -127,26 +128,26 @@ def load_checkpoint(file, plan, resume):
         check_plan(state['plan'], plan, file, has_ended)
         if has_ended: print(printable(f"The run in {file} has ended: nothing is left to train; it is restored"))
         elif state['lost']:
-            raise ValueError(f"{file} cannot be resumed: {_listed(state['lost'])} changed and could not be stored. Pass"
-                             " another name as `checkpoint=` to start again")
+            raise Invalid(f"{file} cannot be resumed: {_listed(state['lost'])} changed and could not be stored. Pass"
+                          " another name as ", ('`checkpoint=`',), " to start again")
     elif 0<state['epoch']<state['n_epoch'] and not state['stopped']:
-        raise ValueError(f"{file} holds the first {state['epoch']} of {state['n_epoch']} epochs of a run that has not"
-                         " ended: pass resume=True to continue it, or remove it to start again")
+        raise Invalid(f"{file} holds the first {state['epoch']} of {state['n_epoch']} epochs of a run that has not"
+                      " ended: pass ", ('resume',True), " to continue it, or remove it to start again")
     return state if resume else None
 
 # %% ../../nbs/resume/03_checkpoint.ipynb #ae456d28
 def _forget_best(cb): cb.best = math.inf if cb.comp==np.less else -math.inf
 
 @contextmanager
-def _or_as_it_was(saver):
+def _restore_on_error(saver):
     "If the block fails, restore the Learner"
     learn = saver.learn
     own = deepcopy(to_device(run_state(learn, own_dls=saver.own_dls), 'cpu'))
     try: yield
     except Exception as e:
         set_run_state(learn, own, saver.own_dls)
-        raise ValueError(f"{saver.file} cannot be resumed: it does not fit this run ({type(e).__name__}: {e}). Pass"
-                         " another name as `checkpoint=` to start again") from e
+        raise Invalid(f"{saver.file} cannot be resumed: it does not fit this run ({type(e).__name__}: {e}). Pass"
+                      " another name as ", ('`checkpoint=`',), " to start again") from e
 
 def _continue(learn, saver, resize):
     "Put `learn` at the end of the saved epoch, and return the next one"
@@ -157,7 +158,7 @@ def _continue(learn, saver, resize):
     learn.epoch = state['epoch']-1
     if state['epoch']: resize.before_epoch()
     saver.see_dls()
-    with _or_as_it_was(saver):
+    with _restore_on_error(saver):
         _undo(saver)
         set_run_state(learn, state, saver.own_dls)
     repair_best(learn, _forget_best, "the best of the remaining epochs will be saved")
@@ -248,18 +249,18 @@ def _describe(plan, s):
     return ', '.join([text, *(f'{k}={v}' for k,v in dict(n_acc=s.n_acc, aug=s.aug).items() if v is not None)])
 
 @contextmanager
-def checkpointing(run, name, resume, cbs, **settings):
+def checkpointing(run, checkpoint, resume, cbs, **settings):
     "The callback that saves the run, with the state to continue from"
-    if not name: yield; return
+    if not checkpoint: yield; return
     if has_lazy(run.learn.model):
-        raise ValueError(f"checkpoint={name!r}: lazy layers, such as `nn.LazyLinear`, have no weights to save yet: call"
-                         " the model with a batch first, as in `learn.model(learn.dls.one_batch()[0])`")
-    file = checkpoint_file(run.learn, name)
+        raise Invalid(('checkpoint',checkpoint), ": lazy layers, such as `nn.LazyLinear`, have no weights to save yet:"
+                      " call the model with a batch first, as in `learn.model(learn.dls.one_batch()[0])`")
+    file = checkpoint_file(run.learn, checkpoint)
     settings.update(stages=[_describe(run.plan, s) for s in run.plan], phases=list(map(str, run.plan.phases)),
                     valid_size=run.valid and run.valid.size, fast=str(run.fast))
     with same_random():
         dls = run.try_dls(run.plan[0])
-        with same_state(dls): plan = plain(run_plan(run.learn, dls, cbs, **settings))
-    with only_run(file):
+        with same_state(dls): plan = plain(run_signature(run.learn, dls, cbs, **settings))
+    with run_lock(file):
         state = on_rank0(load_checkpoint, file, plan, resume)
         yield Checkpoint(file, plan, state, _check_saving(run))

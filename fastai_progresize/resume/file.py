@@ -11,6 +11,7 @@ __all__ = ['read_checkpoint']
 import contextlib, socket, zipfile
 from fastai.vision.all import *
 from filelock import FileLock, Timeout
+from ..args import Invalid
 from ..utils import on_rank0
 
 # %% ../../nbs/resume/02a_file.ipynb #0691956f
@@ -57,15 +58,16 @@ def read_checkpoint(
         if res.get('format')==checkpoint_format: _check_types(res)
     except FileNotFoundError: raise
     except Exception as e:
-        raise ValueError(f"{file} cannot be read as a checkpoint: it is damaged, or holds more than plain values"
-                         f" ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}). It was not changed: pass"
-                         f" another name as `checkpoint=`, or remove it.{_or_before(file)}") from e
+        why = f"{type(e).__name__}: {first(str(e).splitlines()) or ''}"
+        raise Invalid(f"{file} cannot be read as a checkpoint: it is damaged, or holds more than plain values ({why})."
+                      " It was not changed: pass another name as ",
+                      ('`checkpoint=`',), f", or remove it.{_or_before(file)}") from e
     if res.get('format')==checkpoint_format: return res
     if str(res.get('format')).startswith(checkpoint_format[:-1]):
-        raise ValueError(f"{file} was written by another version of fastai_progresize ({res['format']}): continue it"
-                         " with that version, or pass another name as `checkpoint=` to start again")
-    raise ValueError(f"{file} is not a checkpoint of `fit_progressive`. It was not changed: pass another name as"
-                     " `checkpoint=`")
+        raise Invalid(f"{file} was written by another version of fastai_progresize ({res['format']}): continue it with"
+                      " that version, or pass another name as ", ('`checkpoint=`',), " to start again")
+    raise Invalid(f"{file} is not a checkpoint of `fit_progressive`. It was not changed: pass another name as ",
+                  ('`checkpoint=`',))
 
 # %% ../../nbs/resume/02a_file.ipynb #315cd4cd
 def checkpoint_file(learn, name):
@@ -77,14 +79,14 @@ def _try_place(file):
     for f in (file,file_before(file)):
         if f.is_symlink() or (f.exists() and not f.is_file()):
             what = f'a link to {os.readlink(f)}' if f.is_symlink() else 'not a regular file'
-            raise ValueError(f"{f} is {what}: remove it, or pass another name as `checkpoint=`")
+            raise Invalid(f"{f} is {what}: remove it, or pass another name as ", ('`checkpoint=`',))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f'.{file.name}.', suffix='tmp'): pass
     except (OSError,ValueError) as e:
         why = getattr(e, 'strerror', None) or e
-        raise ValueError(f"No checkpoint can be written to {file} ({why}): pass a file path in a writable folder as"
-                         " `checkpoint=`") from e
+        raise Invalid(f"No checkpoint can be written to {file} ({why}): pass a file path in a writable folder as ",
+                      ('`checkpoint=`',)) from e
 
 def _locked(file):
     "A lock that is released when this process ends; None if the file system has no locks"
@@ -93,8 +95,8 @@ def _locked(file):
     try: lock.acquire()
     except Timeout:
         who = Path(lock.lock_file).read_text() if os.path.exists(lock.lock_file) else 'unknown'
-        raise ValueError(f"Another run saves to {file}, process {who}: wait for it to end, or pass another name as"
-                         " `checkpoint=`") from None
+        raise Invalid(f"Another run saves to {file}, process {who}: wait for it to end, or pass another name as ",
+                      ('`checkpoint=`',)) from None
     except (OSError,NotImplementedError): return
     Path(lock.lock_file).write_text(f'{os.getpid()} on {socket.gethostname()}')
     for f in file.parent.glob(f'.{file.name}.*tmp'): f.unlink(missing_ok=True)       # of runs that were killed
@@ -102,7 +104,7 @@ def _locked(file):
 
 # %% ../../nbs/resume/02a_file.ipynb #6f6d9f78
 @contextmanager
-def only_run(file):
+def run_lock(file):
     "Keep other runs from saving to `file` in the block. Raises `ValueError` if one does, or if it is not writable"
     locks = []
     on_rank0(lambda: locks.append(_locked(file)))

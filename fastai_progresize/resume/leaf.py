@@ -200,7 +200,9 @@ def _put_in_place(o, v):
         try:
             with torch.no_grad(): o.copy_(v)
         except RuntimeError: return False       # an expanded one
-    elif isinstance(o, ndarray) and isinstance(v, ndarray) and (o.shape,o.dtype)==(v.shape,v.dtype): o[...] = v
+    elif isinstance(o, ndarray) and isinstance(v, ndarray) and (o.shape,o.dtype)==(v.shape,v.dtype):
+        if not o.flags.writeable: return False
+        o[...] = v
     elif isinstance(o, L) and isinstance(o.items, list): return _put_in_place(o.items, list(v))
     elif isinstance(o, (list,dict)) and isinstance(v, (list,dict)):
         new = dict(enumerate(v)) if isinstance(o, list) else v

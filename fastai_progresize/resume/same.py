@@ -12,6 +12,7 @@ import fastai, hashlib, inspect
 from fastai.vision.all import *
 from fastai.callback.training import GradientAccumulation
 import fastai_progresize
+from ..args import Invalid
 from ..utils import to_bytes
 from ..load.read import copies_of
 from ..checks.split import item_keys
@@ -83,7 +84,7 @@ def versions()->dict:
 # %% ../../nbs/resume/02_same.ipynb #6d7f5560
 _counted = (TrackerCallback,GradientAccumulation,Recorder,ParamScheduler,ShowGraphCallback,CSVLogger)
 
-def run_plan(learn, dls, cbs, **settings):
+def run_signature(learn, dls, cbs, **settings):
     "Everything that must be the same when a run is resumed"
     vocab,model = getattr(dls, 'vocab', None),get_model(learn.model)
     loaders = zip(('train','valid'), dls.loaders)
@@ -119,7 +120,7 @@ def check_plan(then, now, file, has_ended=False):
         differs = _difference(k, then.get(k), now.get(k))
         if k=='versions': warn(f"{file} was written with other versions: {differs}: results may differ"); continue
         if has_ended:
-            raise ValueError(f"The run in {file} has ended, and this one differs from it: {differs}. Pass another name"
-                             " as `checkpoint=` to train on")
-        raise ValueError(f"{file} is of another run: {differs}. Pass what it was, or another name as `checkpoint=` to"
-                         " start again")
+            raise Invalid(f"The run in {file} has ended, and this one differs from it: {differs}. Pass another name"
+                          " as ", ('`checkpoint=`',), " to train on")
+        raise Invalid(f"{file} is of another run: {differs}. Pass what it was, or another name as ", ('`checkpoint=`',),
+                      " to start again")

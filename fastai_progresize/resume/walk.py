@@ -41,6 +41,7 @@ def _skips(o):
 
 def _is_left_out(o):
     if isinstance(o, (pd.DataFrame,pd.Series,pd.Index,Image.Image,CSVLogger,DistributedDataParallel)): return True
+    if getattr(type(o), 'is_no_state', False): return True        # copies on disk
     return bool(_not_entered.match(type(o).__module__)) and not isinstance(o, (ShowGraphCallback,nn.Module))
 
 # %% ../../nbs/resume/00b_walk.ipynb #19bad84b
