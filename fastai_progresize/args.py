@@ -23,15 +23,17 @@ class Either(tuple):
     def __new__(cls, python, command=''): return super().__new__(cls, (python,command))
 
 class Invalid(ValueError):
-    "An argument that cannot be used. `args` are texts, arguments as `(name, value)` or `(name,)`, and `Either`s"
+    "An argument that cannot be used. `parts` are texts, arguments as `(name, value)` or `(name,)`, and `Either`s"
+    def __init__(self, *parts):
+        self.parts = parts
+        super().__init__(self.say(as_python, in_command=False))
+
     def say(self, argument, in_command=True):
         "The message, with arguments as the function `argument` writes them"
         def _part(o):
             if isinstance(o, Either): return o[in_command]
             return argument(*o) if isinstance(o, tuple) else str(o)
-        return ''.join(map(_part, self.args))
-
-    def __str__(self): return self.say(as_python, in_command=False)
+        return ''.join(map(_part, self.parts))
 
 # %% ../nbs/00_args.ipynb #4d68d3ef
 def is_number(o):

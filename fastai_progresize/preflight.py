@@ -53,7 +53,7 @@ def _explain_errors():
     hint = " (check=False trains without these checks)"
     try: yield
     except Invalid as e:
-        e.args = *e.args,Either(hint)
+        e.__init__(*e.parts, Either(hint))
         raise
     except ValueError as e:
         e.args = (f"{e}{hint}",)

@@ -59,7 +59,7 @@ def resumed(new, option):
     res = new()
     res.fit()
     assert same_weights(weights(whole.learn), weights(res.learn))
-    a,b = (o.learn.stage_history.drop(columns=['seconds','images/s']) for o in (whole,res))
+    a,b = (o.learn.stage_history.drop(columns=['seconds','loading','images/s']) for o in (whole,res))
     pd.testing.assert_frame_equal(a, b)
     for a,b in zip(whole.cbs, res.cbs):
         if hasattr(type(a), 'state_dict'): assert a.state_dict()==b.state_dict()

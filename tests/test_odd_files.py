@@ -50,7 +50,7 @@ def test_odd_names_in_errors(odd, tmp_path):
     learn.fit_progressive(1, sizes=(32,), checkpoint='c')
     other = first(get_image_files(odd/'train/J'))
     other.rename(other.with_name(latin))
-    changed = f"1 are new, such as {Path('train/J')/latin}"
+    changed = "the train items have changed: "
     with refused(odd_learner(odd, tmp_path), changed):
         odd_learner(odd, tmp_path).fit_progressive(1, sizes=(32,), checkpoint='c', resume=True)
     bad.write_bytes(good[:500])

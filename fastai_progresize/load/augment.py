@@ -58,7 +58,7 @@ def _plain_zoom(f):
     draw = getattr(f, 'keywords', {}).get('draw')
     if getattr(draw, 'func', None) is not _draw_zoom: return f
     far = {k: draw.keywords[v]**-.5 for k,v in dict(min_zoom='max_scale', max_zoom='min_scale').items()}
-    return partial(f, draw=None, **far)
+    return partial(f.func, *f.args, **{**f.keywords, 'draw':None, **far})
 
 def _is_warp(f): return hasattr(f, 'orig_pts') and hasattr(f, 'targ_pts') and is_from(type(f).__call__, _module)
 
