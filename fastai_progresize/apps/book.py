@@ -14,6 +14,7 @@ from ..args import Invalid, check_count, check_folder, check_outside, check_work
 from ..utils import same_random, warn_once, whole_file
 from ..load.folder import check_sides, imagenette
 from ..run import Run
+from ..resume.file import file_before
 from ..learner import fit_run
 from ..samples import glyphs
 from .log import bars_in_terminal, epoch_lines
@@ -40,7 +41,7 @@ def _run(e, seed, dls, out):
         df = learn.stage_history.assign(run=e.name, seed=seed, book=e.accuracy, book_seconds=per_size(e.seconds))
         if e.tta: df.loc[df.index[-1],'tta'] = accuracy(*learn.tta()).item()
     with whole_file(file) as f: df.to_csv(f, index=False)
-    for o in out.glob(f'{saved.stem}*.ckpt'): o.unlink()
+    for o in (saved,file_before(saved)): o.unlink(missing_ok=True)
     return df
 
 # %% ../../nbs/apps/02_book.ipynb #2a8607e5

@@ -167,5 +167,5 @@ def run_demo(out, plan, **kwargs):
     res = fit_folder(path, out, plan, compare=True, learner=demo_learner, preflight=True, cache=True, **still, **kwargs)
     mean,se = five_seeds
     print("One run proves little. Over five seeds (see the evidence page), the default plan, with a third size in"
-          f" between, differs by {mean:+.1f} ± {se:.1f} points of accuracy from the last size throughout")
+          f" between, differs by {mean:+.1f} ± {se:.1f} points of accuracy from the same fit at the last size")
     return res
