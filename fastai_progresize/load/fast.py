@@ -12,7 +12,7 @@ import functools
 from copy import copy
 from fastai.vision.all import *
 from fastai.vision import core
-from ..args import check_folder
+from ..args import Invalid, check_folder
 from .files import image_files, is_from, is_untouched, reads_as_fastai
 from ..utils import same_random
 from ..data import copy_dl, tfms_size
@@ -133,13 +133,14 @@ def _fast_tfms(dl, keep):
                 after_batch=Pipeline(batches, split_idx=batch.split_idx))
 
 # %% ../../nbs/load/06_fast.ipynb #c26df548
-def check_cache(cache):
-    "Raise an `Invalid` unless `cache` is True, False, None or a folder"
+def check_copies(cache, decoded):
+    "Raise an `Invalid` unless `cache` is True, False, None or a folder, and `decoded` True, False or None"
     if cache is not None and not isinstance(cache, bool): check_folder('cache', cache)
+    if decoded is not None and not isinstance(decoded, bool): raise Invalid(('decoded',decoded), ": pass True or False")
 
 def fast_loaders(dls, cache=None, decoded=None):
     "The images of `dls`, as sharp, loaded at a cost proportional to their pixels; `dls` where that does not work"
-    check_cache(cache)
+    check_copies(cache, decoded)
     if not fast_works(): return dls
     own = copies_of(getattr(dls.train, 'dataset', None))
     if cache is None and decoded is None and isinstance(own, Pixels): cache,decoded = own.folder.parent,True
