@@ -12,8 +12,8 @@ import functools
 from copy import copy
 from fastai.vision.all import *
 from fastai.vision import core
-from ..args import Invalid, check_folder
-from .files import image_files, is_from, is_untouched, reads_as_fastai
+from ..args import check_folder
+from .files import fresh, image_files, is_from, is_untouched, reads_as_fastai
 from ..utils import same_random
 from ..data import copy_dl, tfms_size
 from .pixels import Pixels
@@ -26,7 +26,7 @@ from .batches import batch_at_once
 def quick_tensors(fs):
     "`ScaledToTensor` for `ToTensor`, if that is fastai's own"
     is_own = is_untouched(ToTensor()) and is_from(core.image2tensor, core.__name__)
-    return [ScaledToTensor() if type(t) is ToTensor and is_own else t for t in fs]
+    return [ScaledToTensor() if type(t) is ToTensor and is_own else fresh(t) for t in fs]
 
 def affine_once(t, size):
     "`AffineOnce` for an `AffineCoordTfm`, if that is fastai's own"
@@ -68,7 +68,7 @@ def fast_works()->bool:
 
 # %% ../../nbs/load/06_fast.ipynb #87d7509f
 def _to_fastai(p):
-    return Pipeline([t.to_fastai() if hasattr(t, 'to_fastai') else t for t in p.fs], split_idx=p.split_idx)
+    return Pipeline([t.to_fastai() if hasattr(t, 'to_fastai') else fresh(t) for t in p.fs], split_idx=p.split_idx)
 
 def _export_dl(dl):
     "`dl` without items, with fastai's own transforms"
@@ -133,14 +133,13 @@ def _fast_tfms(dl, keep):
                 after_batch=Pipeline(batches, split_idx=batch.split_idx))
 
 # %% ../../nbs/load/06_fast.ipynb #c26df548
-def check_copies(cache, decoded):
-    "Raise an `Invalid` unless `cache` is True, False, None or a folder, and `decoded` True, False or None"
+def check_cache(cache):
+    "Raise an `Invalid` unless `cache` is True, False, None or a folder"
     if cache is not None and not isinstance(cache, bool): check_folder('cache', cache)
-    if decoded is not None and not isinstance(decoded, bool): raise Invalid(('decoded',decoded), ": pass True or False")
 
 def fast_loaders(dls, cache=None, decoded=None):
     "The images of `dls`, as sharp, loaded at a cost proportional to their pixels; `dls` where that does not work"
-    check_copies(cache, decoded)
+    check_cache(cache)
     if not fast_works(): return dls
     own = copies_of(getattr(dls.train, 'dataset', None))
     if cache is None and decoded is None and isinstance(own, Pixels): cache,decoded = own.folder.parent,True

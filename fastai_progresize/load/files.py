@@ -9,6 +9,8 @@ __all__ = ['find_faults']
 
 # %% ../../nbs/load/00_files.ipynb #376a8322
 import errno, functools, traceback
+from copy import copy
+from plum import Function
 from stat import S_ISREG
 from fastai.vision.all import *
 from fastai.vision import core
@@ -168,6 +170,16 @@ def wrapped(t):
     except (AttributeError,ValueError): return
     return method.implementation
 
+def fresh(t):
+    "A `Transform` of functions anew: what dispatches them keeps the types that it meets, and an export would name ours"
+    if type(t) is not Transform: return t
+    res = copy(t)
+    for k in {'encodes','decodes'} & vars(t).keys():
+        fs = [m.implementation for m in getattr(t, k).methods]
+        setattr(res, k, Function(fs[0]))
+        for f in fs: getattr(res, k).dispatch(f)
+    return res
+
 def opens_files(t):
     "Is it `PILImage.create`, or that of another `PILBase`, not a custom way to read?"
     create = getattr(t, 'create', None) or wrapped(t)      # of `ReadImage`, or `Transform(PILImage.create)`
@@ -186,6 +198,7 @@ def _read_items(tl, tfms):
     "Iterate over what `tfms` make of the items of `tl`"
     column = _read_column(tl.items, tfms[0]) if isinstance(tl.items, pd.DataFrame) and tfms else None
     items,tfms = (item_rows(tl.items),tfms) if column is None else (column,tfms[1:])
+    tfms = [fresh(t) for t in tfms]
     return (compose_tfms(o, tfms) for o in items)
 
 def _opened_files(tl):
@@ -218,7 +231,7 @@ def name_unreadable(learn):
     "If reading an image fails in the block, raise a `ValueError` that names the file"
     try: yield
     except Exception as e:
-        if re.search('in (load|decode)_image', ''.join(traceback.format_exception(e))):
+        if re.search('in (load_image|decode_image|open_scaled)', ''.join(traceback.format_exception(e))):
             try: check_files(image_files(learn.dls), whole=True)
             except ValueError as found: raise found from e
         raise
@@ -226,10 +239,11 @@ def name_unreadable(learn):
 # %% ../../nbs/load/00_files.ipynb #70a011ef
 def _path_getters(dblock):
     "For each part of the items of `dblock` that is read from a file: what gets its path"
-    res = [Pipeline(dblock.getters[0])]
+    def _pipeline(fs): return Pipeline([fresh(t) for t in Pipeline(fs).fs])
+    res = [_pipeline(dblock.getters[0])]
     for getter,tfms in zip(dblock.getters[1:], dblock.type_tfms[1:]):
         i = first(i for i,t in enumerate(Pipeline(tfms).fs) if opens_files(t))
-        if i is not None: res.append(Pipeline([*Pipeline(getter).fs, *Pipeline(tfms).fs[:i]]))
+        if i is not None: res.append(_pipeline([*Pipeline(getter).fs, *Pipeline(tfms).fs[:i]]))
     return res
 
 def all_files(dblock, path):

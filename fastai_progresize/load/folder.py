@@ -14,7 +14,7 @@ from ..args import Either, Invalid, check_count, check_folder, check_seed, check
 from .files import all_files, check_files, is_untouched, verified_splitter
 from .read import read_scaled
 from .augment import Presize, crop_zoom, get_presize, valid_presize_ratio
-from .fast import affine_once, as_fast, check_copies, copies_for, fast_works, quick_tensors
+from .fast import affine_once, as_fast, check_cache, copies_for, fast_works, quick_tensors
 
 # %% ../../nbs/load/07_folder.ipynb #6a3749f9
 def seeded_split(items, seed):
@@ -133,7 +133,7 @@ def get_dls(
     check_count('bs', bs)
     check_workers(num_workers)
     check_seed(seed)
-    check_copies(cache, decoded)
+    check_cache(cache)
     _check_source(path, dblock, min_scale, verify)
     if isinstance(path, str): path = Path(path)
     item_tfm = _presize_tfm(size, presize, min_scale, cache or decoded)
