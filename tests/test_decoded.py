@@ -63,7 +63,7 @@ def test_equal_batches(exact, tmp_path, workers):
     for t in (a,b):
         for dl in t.loaders:
             dl.after_item.presize.keep = 1.       # copies have one size
-            dl.fake_l.num_workers = workers
+    for dl in b.loaders: dl.fake_l.num_workers = workers      # threads then, so the draws are those without workers
     assert not (b.train.kept.pixels.there!=0).any()
     for seed in (1,2,3):
         for x,y in zip(a.loaders, b.loaders): same_batches(batches(x, seed), batches(y, seed))
@@ -94,7 +94,7 @@ def test_batches_are_what_items_are(tmp_path_factory, w, h, size, seed, split_id
     items = KeptItems(Datasets([fn], [[partial(ScaledImage.create, cache=pixels)],[noop]]), pixels, [fn])
     random.seed(seed)
     def do_item(i): return [ScaledToTensor()(tfm(items.ds[i][0], split_idx=split_idx))]       # of a thin image
-    got = items.getter(tfm, split_idx, do_item)(0)[0]
+    got, = items.batch([items.getter(tfm, split_idx, do_item)(0)[:1]], noop)[0]
     shutil.rmtree(d)
     assert want.shape[1:]==size and type(got) is type(want) and torch.equal(got, want)
 

@@ -8,9 +8,10 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/load/batches.html.md
 __all__ = []
 
 # %% ../../nbs/load/05_batches.ipynb #8d1a221a
+from concurrent.futures import ThreadPoolExecutor
 from types import MethodType
 from fastai.vision.all import *
-from .files import dataset_files, is_from, is_untouched
+from .files import dataset_files, is_from, is_untouched, wrapped
 from ..utils import same_random
 from .pixels import Pixels
 from .read import ReadImage, ScaledToTensor, copies_of, reads_scaled
@@ -30,7 +31,7 @@ def _is_usual(dl):
     if not isinstance(dl, TfmdDL) or type(dl.dataset) is not Datasets or dl.prebatched: return False
     if any(getattr(type(dl), o) is not getattr(TfmdDL, o) for o in _per_item): return False
     if not all(is_from(getattr(c, o), c.__module__) for c,o in _makes_items): return False
-    if any(o in vars(dl) for o in _per_item[:-1]) or dl.dataset.n_inp!=1 or not len(dl.dataset): return False
+    if any(o in vars(dl) for o in ('before_iter',*_per_item[:-1])) or dl.dataset.n_inp!=1 or not len(dl.dataset): return False
     with same_random(): return all(_is_label(tl[0]) for tl in dl.dataset.tls[1:])
 
 def _plain_crop(p):
@@ -40,11 +41,18 @@ def _plain_crop(p):
     return fs[0] if is_plain and fs[0].method==ResizeMethod.Crop and all(map(is_untouched, fs)) else None
 
 # %% ../../nbs/load/05_batches.ipynb #f1d54036
+def _is_fixed(t):
+    "Is it a transform of fastai's, which gives the same label each time?"
+    f = wrapped(t)
+    return is_from(f, 'fastai.data.transforms') if f else is_untouched(t)
+
 class KeptItems:
-    "The items of a dataset whose pixels are kept"
-    is_no_state = True
+    "The items of a dataset whose pixels are kept; those that are not are made by `n_workers` threads"
+    is_no_state,n_workers = True,0
     def __init__(self, ds, pixels, files, cls=TensorImage, create=PILImage.create):
         store_attr()
+        self.is_fixed = all(_is_fixed(t) for tl in ds.tls[1:] for t in tl.tfms.fs)
+        self.labels,self.different = [None]*len(files),{}
 
     def getter(self, resize, split_idx, do_item=None):
         "What gets items as `resize` crops them, by `do_item` where an image has no copy"
@@ -59,21 +67,59 @@ class KeptItems:
         pcts,full = (.5,.5) if split_idx else (random.random(),random.random()),self.pixels.full_size(row)
         m = min(full[0]/size[0], full[1]/size[1])
         tl = [int(p*(f-int(m*s))) for p,f,s in zip(pcts, full, size)]
-        try: labels = [tl[i] for tl in self.ds.tls[1:]]
+        try: return (self.pixels.crop(row, size, tl), *self._labels(i))
         except SkipItemException: return
-        return (self.pixels.crop(row, size, tl).as_subclass(self.cls), *labels)
+
+    def _labels(self, i):
+        if self.labels[i] is not None: return self.labels[i]
+        res = tuple(tl[i] for tl in self.ds.tls[1:])
+        if self.is_fixed and all(isinstance(o, Tensor) and not o.ndim for o in res):
+            self.labels[i] = self.different.setdefault(tuple(map(Tensor.item, res)), res)      # each class only once
+        return res
+
+    def batch(self, items, collate):
+        "The batch of `items`, whose labels `collate` puts together"
+        self.pixels.check_whole()
+        x = torch.stack([o[0].as_subclass(Tensor) for o in items]).as_subclass(self.cls)
+        return (x, *collate([o[1:] for o in items])) if items[0][1:] else (x,)
+
+# %% ../../nbs/load/05_batches.ipynb #add550dc
+@patch
+def filled(self:KeptItems, idxs, n):
+    "`idxs`, whose pixels are there; threads see to those of the next `n`"
+    p,waiting = self.pixels,collections.deque()
+    if all(p.seen[r] for r in map(p.rows.get, self.files) if r is not None): yield from idxs; return
+    pool = ThreadPoolExecutor(max(1, self.n_workers))
+    try:
+        for i in idxs:
+            waiting.append((i, pool.submit(p.fill, self.files[i])))
+            if len(waiting)>n: yield _done(*waiting.popleft())
+        yield from itertools.starmap(_done, waiting)
+    finally: pool.shutdown(cancel_futures=True)
+
+def _done(i, future):
+    future.result()
+    return i
 
 # %% ../../nbs/load/05_batches.ipynb #74211b1f
+def _getter(dl):
+    "What gets the items of `dl` from pixels; None if more than a crop is made of them"
+    resize = _plain_crop(dl.after_item)
+    if not resize or dl.kept.ds is not dl.dataset or dl.before_batch.fs or not reads_scaled(dl.kept.create): return
+    return dl.kept.getter(resize, dl.after_item.split_idx, dl.do_item)
+
+def before_iter(self):
+    "As fastai's `before_iter`; no worker process is started where items are crops of pixels"
+    type(self).before_iter(self)
+    self.kept.n_workers = self.fake_l.num_workers
+    if _getter(self): self.fake_l.num_workers = 0
+
 def create_batches(self, samps):
     "As fastai's `create_batches`, with items from pixels where nothing but a crop is made of them"
-    resize = _plain_crop(self.after_item)
-    is_usual = resize and self.kept.ds is self.dataset and reads_scaled(self.kept.create) and not self.before_batch.fs
-    get = self.kept.getter(resize, self.after_item.split_idx, self.do_item) if is_usual else None
+    self.fake_l.num_workers,get = self.kept.n_workers,_getter(self)
     if get is None: return type(self).create_batches(self, samps)
-    def _batch(items):
-        self.kept.pixels.check_whole()
-        return self.do_batch(items)
-    return map(_batch, self.chunkify(filter(None, map(get, samps))))
+    samps = self.kept.filled(samps, 4*(self.bs or 1))
+    return map(partial(self.kept.batch, collate=self.do_batch), self.chunkify(filter(None, map(get, samps))))
 
 def batch_at_once(dl):
     "Let `dl` take batches from the pixels of its dataset, if its items are made in the usual way"
@@ -83,4 +129,5 @@ def batch_at_once(dl):
     if not isinstance(last, ReadImage) or last.cache is not pixels: return
     files = dataset_files(dl.dataset.tls[0])
     dl.kept = KeptItems(dl.dataset, pixels, files, last.image_cls._tensor_cls, last.create)
-    dl.create_batches = MethodType(create_batches, dl)      # of this loader: what `dl.new` makes is fastai's
+    for f in (before_iter,create_batches):
+        setattr(dl, f.__name__, MethodType(f, dl))      # of this loader: what `dl.new` makes is fastai's
