@@ -176,7 +176,7 @@ def over_slices(pairs):
         a = _fill(ours(size, path, cache=fresh_cache(), decoded=True))
         for name,make in (('two workers',bare_map),('no worker',Alone)):
             yield dict(measure='images/s, items alone', what=f"get_dls {size}, decoded, over numpy's slices, {name}",
-                       **paired(partial(read, make(a.kept.pixels)), partial(read, a), pairs))
+                       **paired(partial(read, make(a.crops.pixels)), partial(read, a), pairs))
 
 def filling(pairs):
     path = many()

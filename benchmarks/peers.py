@@ -70,9 +70,9 @@ def our_copies(size):
     for _ in range(2): L(iter(items_only(dls))).map(noop)
     return items_only(dls)
 
-def numpy_workers(size): return bare_map(our_copies(size).kept.pixels)
+def numpy_workers(size): return bare_map(our_copies(size).crops.pixels)
 
-def numpy_alone(size): return Alone(our_copies(size).kept.pixels)
+def numpy_alone(size): return Alone(our_copies(size).crops.pixels)
 
 peers = {'the book': (book_files,'fastai'), 'timm': (timm_files,'timm'), 'webdataset, torchvision': (webdataset_shards,'webdataset'),
          'torchvision': (torchvision_files,'torchvision'), 'ours, files as they are': (our_files,'fastai'),

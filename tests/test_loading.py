@@ -431,3 +431,48 @@ def test_planes_of_damaged_files(tmp_path):
         assert same_planes(a, b), (i, at, a, b)
         n_errors += isinstance(a, str)
     assert 0<n_errors<300
+
+# items without pipelines
+
+def is_first_class(o): return parent_label(o)=='A'
+
+def skip_some(o):
+    if int(o.stem[-1])%4==1: raise SkipItemException
+    return parent_label(o)
+
+def path_in_row(r): return r['name']
+
+at_once = dict(
+    usual=dict(), grey=dict(blocks=(ImageBlock(PILImageBW),CategoryBlock)), regression=dict(blocks=(ImageBlock,RegressionBlock), get_y=is_first_class),
+    several=dict(blocks=(ImageBlock,CategoryBlock,RegressionBlock), get_y=[parent_label,is_first_class], n_inp=1),
+    skipped=dict(blocks=(ImageBlock,CategoryBlock(list('ABCDEFGHIJ'))), get_y=skip_some), presize=dict(item_tfms=Presize(40, .9)), bicubic=dict(item_tfms=Resize((40,24), resamples=(Image.BICUBIC,0))),
+    lanczos=dict(item_tfms=Resize(24, resamples=(Image.LANCZOS,0))), large=dict(item_tfms=Resize(200)), tiny=dict(item_tfms=Resize(12)),
+    rows=dict(get_items=None, get_x=path_in_row, get_y=ColReader('label')))
+
+@pytest.mark.parametrize('workers', [0,2])
+@pytest.mark.parametrize('kind', at_once)
+def test_items_at_once(path, tmp_path, kind, workers):
+    "What fastai's pipelines make of them, in training and validation, of JPEGs, PNGs and thin images, with the same draws"
+    files = get_image_files(path).sorted()
+    for i,f in enumerate(files):
+        im = PILImage.create(f)
+        im = im.resize([(48,60),(70,40),(14,90)][i%3]) if i%2 else im
+        dest = tmp_path/f.parent.name/f'{i}.{"png" if i%5==0 else "jpg"}'
+        dest.parent.mkdir(exist_ok=True)
+        im.save(dest)
+    files = get_image_files(tmp_path).sorted()
+    args = dict(blocks=(ImageBlock,CategoryBlock), get_items=get_image_files, get_y=parent_label, item_tfms=Resize(40),
+                splitter=RandomSplitter(seed=1)) | at_once[kind]
+    source = pd.DataFrame(dict(name=files.map(str), label=files.map(parent_label))) if kind=='rows' else tmp_path
+    dls = DataBlock(**args).dataloaders(source, bs=4, num_workers=workers).fast()
+    for dl in dls.loaders:
+        plain = dl.new()
+        assert 'create_batches' in vars(dl) and 'create_batches' not in vars(plain)
+        res = []
+        for o in (dl,plain):
+            set_seed(3)
+            o.rng = random.Random(3)
+            res.append(list(o))
+        assert len(res[0])==len(res[1])>0
+        for x,y in zip(*res):
+            assert list(map(type, x))==list(map(type, y)) and all(torch.equal(a, b) for a,b in zip(x, y))

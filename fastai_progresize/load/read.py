@@ -167,11 +167,14 @@ class ScaledImageBW(ScaledImage, PILImageBW):
     base_cls = PILImageBW
 
 # %% ../../nbs/load/03_read.ipynb #3c00255c
+def pixel_tensor(im):
+    "The pixels of a Pillow image, channels first, contiguous"
+    planes = getattr(im, 'planes', None)
+    return torch.from_numpy(np.stack([np.asarray(c) for c in im.split()])) if planes is None else planes
+
 class ScaledToTensor(ToTensor):
     "`ToTensor` that is quick for `ScaledImage`"
-    def encodes(self, o:ScaledImage):
-        if o.planes is not None: return o._tensor_cls(o.planes)
-        return o._tensor_cls(torch.from_numpy(np.stack([np.asarray(c) for c in o.split()])))
+    def encodes(self, o:ScaledImage): return o._tensor_cls(pixel_tensor(o))
     def encodes(self, o:TensorBase): return o     # labels: fastai searches for a method per item
     def to_fastai(self):
         "fastai's own"
