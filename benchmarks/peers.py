@@ -1,5 +1,5 @@
 """How fast others load the same images: 3,000 JPEGs of 500x375 px to batches of 64, uint8, each the largest square at a
-random place resized to S x S; two workers, rounds in turn, medians.
+random place resized to S x S; two workers, rounds in turn, medians. Decoded copies are filled beforehand.
 
 timm crops at random as it does, 75% to 100% of the area. What is not installed is skipped with a line:
 `pip install timm webdataset`. numpy copies slices of one array that holds all images at their size: nothing is read,
@@ -46,7 +46,7 @@ def webdataset_shards(size):
         for i,part in enumerate(chunked(files(), 500)):
             with tarfile.open(path/f'{i}.tar', 'w') as tar:
                 for f in part: tar.add(f, f.name)
-    def _read(s): return _square(decode_jpeg(torch.frombuffer(bytearray(s['jpg']), dtype=torch.uint8)), size)
+    def _read(s): return _square(decode_jpeg(torch.frombuffer(bytearray(s['jpg']), dtype=torch.uint8)), size),
     shards = [str(o) for o in path.ls(file_exts='.tar').sorted()]
     ds = wds.WebDataset(shards, shardshuffle=len(shards), seed=0).shuffle(500).map(_read).batched(bs, partial=False)
     return loader(ds, batch_size=None)
@@ -74,8 +74,8 @@ def numpy_workers(size): return bare_map(our_copies(size).crops.pixels)
 
 def numpy_alone(size): return Alone(our_copies(size).crops.pixels)
 
-peers = {'the book': (book_files,'fastai'), 'timm': (timm_files,'timm'), 'webdataset, torchvision': (webdataset_shards,'webdataset'),
-         'torchvision': (torchvision_files,'torchvision'), 'ours, files as they are': (our_files,'fastai'),
+peers = {'the book': (book_files,'fastai'), 'timm': (timm_files,'timm'),
+         'webdataset, torchvision': (webdataset_shards,'webdataset'), 'torchvision': (torchvision_files,'torchvision'), 'ours, files as they are': (our_files,'fastai'),
          'ours, decoded copies': (our_copies,'fastai'), 'numpy, two workers': (numpy_workers,'numpy'),
          'numpy, no worker': (numpy_alone,'numpy')}
 

@@ -65,6 +65,13 @@ def summary():
              for o in ('decoded','without copies')]
     return pd.DataFrame(rows).style.hide()
 
+def peers():
+    "Images per second of several loaders, a row for each"
+    df = load('peers')
+    names = (df.loader+np.where(df.loader.str.startswith(('ours','numpy')), '', ' ('+df.version+')')).unique()
+    res = pd.DataFrame({f'{s} px': df[df['size']==s].rate.values for s in _sizes}, index=names)
+    return res.style.format('{:,.0f}')
+
 def folded(title, *names, digits=3):
     "The rows saved under `names`, to be unfolded"
     df = load(*names)

@@ -64,7 +64,7 @@ def test_equal_batches(exact, tmp_path, workers):
     for t in (a,b):
         for dl in t.loaders:
             dl.after_item.presize.keep = 1.       # copies have one size
-    for dl in b.loaders: dl.fake_l.num_workers = workers      # threads then, so the draws are those without workers
+    for dl in b.loaders: dl.fake_l.num_workers = workers      # they only fill: the draws are those without
     assert not (b.train.crops.pixels.there!=0).any()
     for seed in (1,2,3):
         for x,y in zip(a.loaders, b.loaders): same_batches(batches(x, seed), batches(y, seed))
@@ -178,33 +178,36 @@ def test_at_size_of_kept(kept, tmp_path):
     assert all(map(keeps_pixels, small.loaders)) and small.train.crops.pixels.size!=kept.train.crops.pixels.size
     same_batches(batches(small.valid), batches(small.valid.new()))
 
-def n_threads(): return threading.active_count()
+def n_running(): return threading.active_count()+len(torch.multiprocessing.active_children())
 
 def no_workers(*args): raise AssertionError('a worker process is started')
 
 def test_no_workers(folder, tmp_path, monkeypatch):
-    "No process is started, and `num_workers` stays what it was"
-    monkeypatch.setattr(load, '_loaders', (no_workers,load._loaders[1]))
+    "Once the copies are there, no process is started, and `num_workers` stays what it was"
     dls = get_dls(32, 4, folder, num_workers=2, presize=48, cache=tmp_path, decoded=True)
+    for dl in dls.loaders: batches(dl)
+    monkeypatch.setattr(load, '_loaders', (no_workers,load._loaders[1]))
+    monkeypatch.setattr(torch.utils.data.dataloader, '_MultiProcessingDataLoaderIter', no_workers)
     for _ in range(2): assert len(batches(dls.train))==6 and dls.train.fake_l.num_workers==2
     assert dls.train.new().fake_l.num_workers==2
     dls.train.after_item.add(FlipItem(1.))
     with pytest.raises(AssertionError, match='a worker'): next(iter(dls.train))
 
-def test_no_thread_is_left(folder, tmp_path, monkeypatch):
+def test_nothing_is_left(folder, tmp_path, monkeypatch):
     "After a whole epoch, a part of one, a file that cannot be read, an interrupt, and two loaders at once"
-    own = n_threads()
+    own = n_running()
     def dls(): return get_dls(32, 4, folder, num_workers=2, presize=48, cache=tempfile.mkdtemp(dir=tmp_path), decoded=True)
     batches(dls().train)
     next(iter(dls().train))
     for _ in zip(*dls().loaders): pass
-    for error in (OSError('cannot be read'),KeyboardInterrupt()):
-        def fill(*args): raise error
+    for cls,name,error in ((Pixels,'fill',OSError),(CropItems,'batch',KeyboardInterrupt)):
+        def fails(*args, **kwargs): raise error('it fails')
         with monkeypatch.context() as m:
             d = dls()
-            m.setattr(Pixels, 'fill', fill)
-            with pytest.raises(type(error)): batches(d.train)
-    assert n_threads()==own
+            m.setattr(cls, name, fails)
+            with pytest.raises(error): batches(d.train)
+    gc.collect()
+    assert n_running()==own
 
 def test_labels_that_change(folder, tmp_path):
     "Those of fastai's functions are made once, those of others for each batch"

@@ -384,8 +384,8 @@ def test_stages_are_let_go(path, num_workers):
 
 # torchvision decodes what has its own size
 
-kinds_of_jpeg = dict(usual={}, low=dict(quality=5), full_colour=dict(quality=95, subsampling=0), progressive=dict(progressive=True),
-                     half_colour=dict(subsampling=1), restarts=dict(restart_marker_rows=1))
+kinds_of_jpeg = dict(usual={}, low=dict(quality=5), full_colour=dict(quality=95, subsampling=0),
+                     progressive=dict(progressive=True), half_colour=dict(subsampling=1), restarts=dict(restart_marker_rows=1))
 
 def photo(w, h, mode='RGB'):
     y,x = np.mgrid[:h,:w]
@@ -443,16 +443,18 @@ def skip_some(o):
 def path_in_row(r): return r['name']
 
 at_once = dict(
-    usual=dict(), grey=dict(blocks=(ImageBlock(PILImageBW),CategoryBlock)), regression=dict(blocks=(ImageBlock,RegressionBlock), get_y=is_first_class),
+    usual=dict(), grey=dict(blocks=(ImageBlock(PILImageBW),CategoryBlock)),
+    regression=dict(blocks=(ImageBlock,RegressionBlock), get_y=is_first_class),
     several=dict(blocks=(ImageBlock,CategoryBlock,RegressionBlock), get_y=[parent_label,is_first_class], n_inp=1),
-    skipped=dict(blocks=(ImageBlock,CategoryBlock(list('ABCDEFGHIJ'))), get_y=skip_some), presize=dict(item_tfms=Presize(40, .9)), bicubic=dict(item_tfms=Resize((40,24), resamples=(Image.BICUBIC,0))),
-    lanczos=dict(item_tfms=Resize(24, resamples=(Image.LANCZOS,0))), large=dict(item_tfms=Resize(200)), tiny=dict(item_tfms=Resize(12)),
-    rows=dict(get_items=None, get_x=path_in_row, get_y=ColReader('label')))
+    skipped=dict(blocks=(ImageBlock,CategoryBlock(list('ABCDEFGHIJ'))), get_y=skip_some),
+    presize=dict(item_tfms=Presize(40, .9)), bicubic=dict(item_tfms=Resize((40,24), resamples=(Image.BICUBIC,0))),
+    lanczos=dict(item_tfms=Resize(24, resamples=(Image.LANCZOS,0))), large=dict(item_tfms=Resize(200)),
+    tiny=dict(item_tfms=Resize(12)), rows=dict(get_items=None, get_x=path_in_row, get_y=ColReader('label')))
 
 @pytest.mark.parametrize('workers', [0,2])
 @pytest.mark.parametrize('kind', at_once)
 def test_items_at_once(path, tmp_path, kind, workers):
-    "What fastai's pipelines make of them, in training and validation, of JPEGs, PNGs and thin images, with the same draws"
+    "What fastai's pipelines make of JPEGs, PNGs and thin images, in training and validation, with the same draws"
     files = get_image_files(path).sorted()
     for i,f in enumerate(files):
         im = PILImage.create(f)

@@ -8,7 +8,6 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/load/batches.html.md
 __all__ = []
 
 # %% ../../nbs/load/05_batches.ipynb #8d1a221a
-from concurrent.futures import ThreadPoolExecutor
 from types import MethodType
 from fastai.vision.all import *
 from .files import dataset_files, is_from, is_untouched, wrapped
@@ -48,7 +47,7 @@ def _is_fixed(t):
     return is_from(f, 'fastai.data.transforms') if f else is_untouched(t)
 
 class CropItems:
-    "The items of a dataset, crops and labels; `n_workers` threads make the `pixels` that are missing, if there are any"
+    "The items of a dataset, crops and labels; `n_workers` processes make those of `pixels` that are missing"
     is_no_state,n_workers = True,0
     def __init__(self, ds, pixels=None):
         store_attr()
@@ -105,22 +104,21 @@ def batch(self:CropItems, items, collate):
     return (x, *collate([o[1:] for o in items])) if items[0][1:] else (x,)
 
 # %% ../../nbs/load/05_batches.ipynb #add550dc
-@patch
-def filled(self:CropItems, idxs, n):
-    "`idxs`, whose pixels are there; threads see to those of the next `n`"
-    p,waiting = self.pixels,collections.deque()
-    if all(p.seen[r] for r in map(p.rows.get, self.files) if r is not None): yield from idxs; return
-    pool = ThreadPoolExecutor(max(1, self.n_workers))
-    try:
-        for i in idxs:
-            waiting.append((i, pool.submit(p.fill, self.files[i])))
-            if len(waiting)>n: yield _done(*waiting.popleft())
-        yield from itertools.starmap(_done, waiting)
-    finally: pool.shutdown(cancel_futures=True)
+class _Fill(torch.utils.data.Dataset):
+    "Indices of `files` whose pixels are there once they are read"
+    def __init__(self, pixels, files): self.pixels,self.files = pixels,files
+    def __getitem__(self, i):
+        self.pixels.fill(self.files[i])
+        return i
 
-def _done(i, future):
-    future.result()
-    return i
+@patch
+def filled(self:CropItems, idxs, bs):
+    "`idxs`, whose pixels are there; worker processes see to those of the next batches"
+    p = self.pixels
+    if all(p.seen[r] for r in map(p.rows.get, self.files) if r is not None): yield from idxs; return
+    loader = torch.utils.data.DataLoader(_Fill(p, self.files), bs, sampler=list(idxs), num_workers=self.n_workers,
+                                         collate_fn=list, generator=torch.Generator())      # draws nothing of others
+    for b in loader: yield from b
 
 # %% ../../nbs/load/05_batches.ipynb #74211b1f
 def _getter(dl):
@@ -130,7 +128,7 @@ def _getter(dl):
     if reads_scaled(dl.crops.read.create): return dl.crops.getter(resize, dl.after_item.split_idx)
 
 def before_iter(self):
-    "As fastai's `before_iter`; no worker process is started where items are crops of pixels"
+    "As fastai's `before_iter`; no worker makes items where they are crops of pixels"
     type(self).before_iter(self)
     self.crops.n_workers = self.fake_l.num_workers
     if self.crops.pixels and _getter(self): self.fake_l.num_workers = 0
@@ -139,7 +137,7 @@ def create_batches(self, samps):
     "As fastai's `create_batches`, without a pipeline per item where nothing but a crop is made of it"
     self.fake_l.num_workers,get = self.crops.n_workers,_getter(self)
     if get is None: return type(self).create_batches(self, samps)
-    if self.crops.pixels: samps = self.crops.filled(samps, 4*(self.bs or 1))
+    if self.crops.pixels: samps = self.crops.filled(samps, self.bs or 1)
     return map(partial(self.crops.batch, collate=self.do_batch), self.chunkify(filter(None, map(get, samps))))
 
 def batch_at_once(dl):
