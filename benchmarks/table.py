@@ -50,8 +50,9 @@ def plot_speed():
     return fig
 
 def _row(name, r, unit=''):
-    return {'': name, 'before': f'{r.book:,.4g}{unit}', 'now': f'{r.ours:,.4g}{unit}', 'ratio': f'{r.ratio:.3g}',
-            'range': f'{r.low:.3g} to {r.high:.3g}', 'aimed at': r.target}
+    values = [f'{o:,.0f}{unit}' if unit=='/s' else f'{o:.1f}{unit}' for o in (r.book,r.ours)]
+    return {'': name, 'before': values[0], 'now': values[1], 'ratio': f'{r.ratio:.3g}',
+            'range': f'{r.low:.3g} to {r.high:.3g}'}
 
 def summary():
     "What matters of all that was measured, in eight rows"

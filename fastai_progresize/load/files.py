@@ -171,7 +171,7 @@ def wrapped(t):
     return method.implementation
 
 def fresh(t):
-    "A `Transform` of functions anew: what dispatches them keeps the types that it meets, and an export would name ours"
+    "A new `Transform` of the same functions, whose dispatch keeps the types it meets: an export would name ours"
     if type(t) is not Transform: return t
     res = copy(t)
     for k in {'encodes','decodes'} & vars(t).keys():
