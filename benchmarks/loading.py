@@ -132,8 +132,9 @@ class MapBatches(torch.utils.data.IterableDataset):
     def __init__(self, pixels): self.pixels = pixels
     def __iter__(self):
         info,p = torch.utils.data.get_worker_info(),self.pixels
-        rng,data,(h,w) = random.Random(info.id),p.data.numpy(),p.size
-        rows = list(p.rows.values())[info.id::info.num_workers]
+        i,n = (info.id,info.num_workers) if info else (0,1)
+        rng,data,(h,w) = random.Random(i),p.data.numpy(),p.size
+        rows = list(p.rows.values())[i::n]
         rng.shuffle(rows)
         for part in chunked(rows, bs):
             b = np.empty((len(part),3,h,w), np.uint8)
@@ -163,12 +164,19 @@ def decoded(pairs):
         yield dict(measure=measure, what=f'{what}, over get_dls {size}', target={128:4, 64:6}.get(size),
                    **paired(partial(read, items_only(ours(size, path))), partial(read, a), pairs))
 
-def over_numpy(pairs):
+class Alone:
+    "The same slices in this process"
+    def __init__(self, pixels): self.ds = MapBatches(pixels)
+    def __iter__(self): return iter(self.ds)
+
+def over_slices(pairs):
+    "Decoded copies over slices of the same map, which numpy copies: in two workers of torch's loader, and without"
     path = many()
     for size in (224,128,64):
         a = _fill(ours(size, path, cache=fresh_cache(), decoded=True))
-        yield dict(measure='images/s, items alone', what=f'get_dls {size}, decoded, over numpy alone', target=.5,
-                   **paired(partial(read, bare_map(a.kept.pixels)), partial(read, a), pairs))
+        for name,make in (('two workers',bare_map),('no worker',Alone)):
+            yield dict(measure='images/s, items alone', what=f"get_dls {size}, decoded, over numpy's slices, {name}",
+                       **paired(partial(read, make(a.crops.pixels)), partial(read, a), pairs))
 
 def filling(pairs):
     path = many()
@@ -244,7 +252,7 @@ def copies_memory(pairs):
     yield dict(measure='memory, MiB', what='three stages, decoded, over without copies', target='at most 200 more',
                **paired(*runs, 2))
 
-tables = ('sharpness decoded_sharpness batches items over_pillow at_size large decoded over_numpy filling stand_in'
+tables = ('sharpness decoded_sharpness batches items over_pillow at_size large decoded over_slices filling stand_in'
           ' copies_memory').split()
 
 @call_parse

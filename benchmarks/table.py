@@ -28,17 +28,17 @@ def load(*names):
 
 def _rate(what, k='book'):
     "Images per second in the rows of decoded copies"
-    df = load('decoded', 'over_numpy')
+    df = load('decoded', 'over_slices')
     return [df[df.what==what.format(size)][k].item() for size in _sizes]
 
 _sizes = 224,128,64
 
 def plot_speed():
-    "Images per second by size: the book's loading, this package's, decoded copies, numpy alone"
+    "Images per second by size: the book's loading, this package's, decoded copies, numpy's slices alone"
     fig,ax = plt.subplots(figsize=(8,3.2))
     ours = 'get_dls {0}, decoded'
     bars = {'the book': _rate(ours), 'get_dls': _rate(ours+', over get_dls {0}'),
-            'decoded copies': _rate(ours, 'ours'), 'numpy alone': _rate(ours+', over numpy alone')}
+            'decoded copies': _rate(ours, 'ours'), "numpy's slices": _rate(ours+", over numpy's slices, no worker")}
     for i,(name,rates) in enumerate(bars.items()):
         color = ('grey','C0','C1','lightgrey')[i]
         found = ax.bar(np.arange(3)+.2*i-.3, rates, .19, label=name, color=color)
@@ -46,12 +46,13 @@ def plot_speed():
     ax.set(xticks=range(3), xticklabels=[f'{o} px' for o in _sizes], yscale='log', ylabel='images per second')
     ax.yaxis.set_major_formatter('{x:,.0f}')
     ax.legend(fontsize=8, loc='upper left', ncols=2)
-    ax.set_ylim(100, 1e5)
+    ax.set_ylim(100, 1e6)
     return fig
 
 def _row(name, r, unit=''):
-    return {'': name, 'before': f'{r.book:,.4g}{unit}', 'now': f'{r.ours:,.4g}{unit}', 'ratio': f'{r.ratio:.3g}',
-            'range': f'{r.low:.3g} to {r.high:.3g}', 'aimed at': r.target}
+    values = [f'{o:,.0f}{unit}' if unit=='/s' else f'{o:.1f}{unit}' for o in (r.book,r.ours)]
+    return {'': name, 'before': values[0], 'now': values[1], 'ratio': f'{r.ratio:.3g}',
+            'range': f'{r.low:.3g} to {r.high:.3g}'}
 
 def summary():
     "What matters of all that was measured, in eight rows"
@@ -64,6 +65,13 @@ def summary():
     rows += [_row(f'share of time over share of pixels, {o}', _one(f'64, 128, 224 px, {o}'), ' s')
              for o in ('decoded','without copies')]
     return pd.DataFrame(rows).style.hide()
+
+def peers():
+    "Images per second of several loaders, a row for each"
+    df = load('peers')
+    names = (df.loader+np.where(df.loader.str.startswith(('ours','numpy')), '', ' ('+df.version+')')).unique()
+    res = pd.DataFrame({f'{s} px': df[df['size']==s].rate.values for s in _sizes}, index=names)
+    return res.style.format('{:,.0f}')
 
 def folded(title, *names, digits=3):
     "The rows saved under `names`, to be unfolded"

@@ -17,6 +17,7 @@ from .utils import on_rank0, one_logs, printable, warn_once
 from .schedule import fits
 from .plan import Plan
 from .load.files import name_unreadable
+from .load.batches import keeps_pixels
 from .run import Run
 from .preflight import check_run, fit_memory
 from .callbacks import ProgressiveResize, ProgressiveSchedule, StageAccumulation, StageMix, mixes
@@ -127,7 +128,7 @@ def _training(run, resize, moms, checkpoint, resume, wd):
 
 # %% ../nbs/10_learner.ipynb #03ea07cf
 def _say_saved(df, dls):
-    texts = saved_text(df),time_hint(df, decoded=any(hasattr(o, 'kept') for o in dls.loaders))
+    texts = saved_text(df),time_hint(df, decoded=any(map(keeps_pixels, dls.loaders)))
     for o in filter(None, texts): print(o)
 
 def fit_run(run, checkpoint=None, resume=False, wd=None, moms=None, reset_opt=False):

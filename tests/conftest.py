@@ -18,7 +18,7 @@ def count(request):
         print(f'{promise}: {held} of {tried}')
         if not counts: return
         with counts.open('a', newline='') as f:
-            csv.writer(f, lineterminator='\n').writerow([request.node.name.split('[')[0], promise, tried, held])
+            csv.writer(f, lineterminator='\n').writerow([request.node.name.split('[')[0], promise, tried, int(held)])
     return _count
 
 @pytest.fixture(scope='session')

@@ -249,7 +249,7 @@ def data(path, cache, **kwargs): return get_dls(16, 2, path, num_workers=0, pres
 
 def test_a_dataset_has_its_copies(photos, tmp_path):
     dls = data(photos, tmp_path, decoded=True)
-    assert {o.dataset.copies for o in dls.loaders}=={dls.train.kept.pixels}
+    assert {o.dataset.copies for o in dls.loaders}=={dls.train.crops.pixels}
     assert dls.at_size(8).train.dataset.copies is dls.train.dataset.copies
     smaller = dls.at_size(8).fast().train.dataset.copies
     assert isinstance(smaller, Pixels) and smaller.folder==tmp_path/'decoded' and max(smaller.size)<16
@@ -360,7 +360,7 @@ def test_read_only(photos, files, tmp_path, monkeypatch):
     c = tmp_path/'c'
     dls,jpeg = (data(photos, c, decoded=o) for o in (True,False))
     want = batch(dls)
-    for o in files: dls.train.kept.pixels.fill(o)
+    for o in files: dls.train.crops.pixels.fill(o)
     before = sorted((o.name,o.stat().st_mtime_ns) for o in c.rglob('*'))
     refuse_writing(monkeypatch)
     again = data(photos, c, decoded=True)
@@ -369,7 +369,7 @@ def test_read_only(photos, files, tmp_path, monkeypatch):
     assert sorted((o.name,o.stat().st_mtime_ns) for o in c.rglob('*'))==before
     with pytest.raises(OSError, match='Read-only file system.*: pass another folder'):
         get_dls(24, 2, photos, num_workers=0, presize=24, cache=c, decoded=True)
-    pixels = again.train.kept.pixels
+    pixels = again.train.crops.pixels
     with open(pixels.file, 'r+b') as f: f.write(bytes(pixels.file.stat().st_size//2))
     with pytest.raises(OSError): data(photos, c, decoded=True)
 
@@ -378,7 +378,7 @@ def test_cut_off_beside_a_run(photos, tmp_path, name):
     "An error, where reading on would kill the process"
     dls = data(photos, tmp_path, decoded=True)
     batch(dls)
-    pixels = dls.train.kept.pixels
+    pixels = dls.train.crops.pixels
     os.truncate(pixels.file if name=='pixels' else pixels.index, 200)
     for dl in dls.loaders:
         with pytest.raises(OSError, match=r'\.pixels were cut off since .* make them again'): list(dl)

@@ -1,17 +1,18 @@
 "Decoded copies: the images that are decoded otherwise, bit for bit where nothing is interpolated; never a wrong one"
-import errno, gc, os, pickle, random, shutil, signal, subprocess, time
+import errno, gc, os, pickle, random, shutil, signal, subprocess, threading, time
 from copy import deepcopy
 import pytest
 from hypothesis import example, given, settings, strategies as st
 from helpers import *
 from test_loading import arr, places, resizes, same_place
+from fastai.data import load
 from fastai.distributed import DistributedDL
 from fastai_progresize.data import copy_dl
 from fastai_progresize.load import pixels as module
 from fastai_progresize.load.augment import Presize
-from fastai_progresize.load.batches import KeptItems
+from fastai_progresize.load.batches import CropItems, keeps_pixels
 from fastai_progresize.load.pixels import Pixels, cover_size, load_image_pixels
-from fastai_progresize.load.read import ScaledImage, ScaledImageBW, ScaledToTensor
+from fastai_progresize.load.read import ReadImage, ScaledImage, ScaledImageBW, ScaledToTensor
 from fastai_progresize.checks.trial import Trial, try_stage
 
 def draw(fn, w, h, seed, mode='RGB'):
@@ -63,11 +64,11 @@ def test_equal_batches(exact, tmp_path, workers):
     for t in (a,b):
         for dl in t.loaders:
             dl.after_item.presize.keep = 1.       # copies have one size
-            dl.fake_l.num_workers = workers
-    assert not (b.train.kept.pixels.there!=0).any()
+    for dl in b.loaders: dl.fake_l.num_workers = workers      # they only fill: the draws are those without
+    assert not (b.train.crops.pixels.there!=0).any()
     for seed in (1,2,3):
         for x,y in zip(a.loaders, b.loaders): same_batches(batches(x, seed), batches(y, seed))
-    assert (b.train.kept.pixels.there!=0).all()
+    assert (b.train.crops.pixels.there!=0).all()
 
 @pytest.mark.parametrize('f', ('a.jpg','a.png'))
 @pytest.mark.parametrize('split_idx', (0,1))
@@ -91,10 +92,9 @@ def test_batches_are_what_items_are(tmp_path_factory, w, h, size, seed, split_id
     pixels,tfm = Pixels(Path(d), size).reserve([fn]),Resize(size, resamples=(Image.BICUBIC,0))
     random.seed(seed)
     want = ScaledToTensor()(tfm(ScaledImage.create(fn, cache=pixels), split_idx=split_idx))
-    items = KeptItems(Datasets([fn], [[partial(ScaledImage.create, cache=pixels)],[noop]]), pixels, [fn])
+    items = CropItems(Datasets([fn], [[ReadImage(cache=pixels)],[noop]]), pixels)
     random.seed(seed)
-    def do_item(i): return [ScaledToTensor()(tfm(items.ds[i][0], split_idx=split_idx))]       # of a thin image
-    got = items.getter(tfm, split_idx, do_item)(0)[0]
+    got, = items.batch([items.getter(tfm, split_idx)(0)[:1]], noop)[0]
     shutil.rmtree(d)
     assert want.shape[1:]==size and type(got) is type(want) and torch.equal(got, want)
 
@@ -109,10 +109,10 @@ def test_grey_and_masks(folder, tmp_path):
     "Grey images are kept as they are; with a mask items are made one by one, of pixels that are kept"
     block = DataBlock((ImageBlock(PILImageBW),CategoryBlock), get_items=get_image_files, get_y=parent_label)
     dls = get_dls(32, 4, folder, num_workers=0, dblock=block, stats=None, cache=tmp_path, decoded=True)
-    assert dls.train.kept.pixels.mode=='L' and dls.one_batch()[0].shape[1]==1
+    assert dls.train.crops.pixels.mode=='L' and dls.one_batch()[0].shape[1]==1
     block = DataBlock((ImageBlock,MaskBlock), get_items=get_image_files, get_y=noop, item_tfms=Resize(48))
     dls = block.dataloaders(folder, bs=4, num_workers=0).fast(cache=tmp_path/'b', decoded=True)
-    assert not hasattr(dls.train, 'kept')
+    assert not keeps_pixels(dls.train)
     x,y = dls.one_batch()
     there = dls.train_ds.tls[0].tfms.fs[-1].cache.there
     assert x.shape[2:]==y.shape[1:] and (there!=0).sum()==4
@@ -127,7 +127,7 @@ def test_other_loaders(kept, folder):
     same_batches(batches(kept.valid), batches(deepcopy(kept).valid))
     same_batches(batches(kept.valid), batches(pickle.loads(pickle.dumps(kept.valid))))
     plain = kept.valid.new()
-    assert not hasattr(plain, 'kept') and 'create_batches' not in vars(plain)
+    assert not keeps_pixels(plain) and 'create_batches' not in vars(plain)
     same_batches(batches(kept.valid), batches(plain))
     some = kept.test_dl(get_image_files(folder/'val')[:3], with_labels=True)
     assert len(list(some))==1
@@ -149,7 +149,7 @@ def test_weighted_and_partial(folder, tmp_path):
     for dls,n in ((weighted,6),(part,2)):
         dls = dls.fast(cache=tmp_path, decoded=True)
         set_seed(1)
-        assert hasattr(dls.train, 'kept') and len(list(dls.train))==n
+        assert keeps_pixels(dls.train) and len(list(dls.train))==n
 
 def test_skipped_items(folder, tmp_path):
     "An item whose label raises `SkipItemException` is left out of the batch"
@@ -160,7 +160,7 @@ def test_skipped_items(folder, tmp_path):
                       get_y=label, splitter=IndexSplitter([1,3]))
     dls = block.dataloaders(folder/'train', bs=32, num_workers=0)
     kept = dls.fast(cache=tmp_path, decoded=True)
-    assert hasattr(kept.train, 'kept') and len(kept.train.shuffle_fn([0,1]))==2
+    assert keeps_pixels(kept.train) and len(kept.train.shuffle_fn([0,1]))==2
     kept.train.drop_last = dls.train.drop_last = False
     assert len(kept.one_batch()[0])==len(dls.one_batch()[0])==20
 
@@ -170,7 +170,59 @@ def test_own_items(folder, tmp_path):
         def create_item(self, s): return super().create_item(0)
     block = DataBlock((ImageBlock,CategoryBlock), get_items=get_image_files, get_y=parent_label, item_tfms=Resize(48))
     dls = block.dataloaders(folder, bs=4, num_workers=0, dl_type=Own).fast(cache=tmp_path, decoded=True)
-    assert not hasattr(dls.train, 'kept') and len(set(map(str, dls.one_batch()[1])))==1
+    assert not keeps_pixels(dls.train) and len(set(map(str, dls.one_batch()[1])))==1
+
+def test_at_size_of_kept(kept, tmp_path):
+    "Loaders that are derived from them make their batches as quickly"
+    small = kept.at_size(16).fast()
+    assert all(map(keeps_pixels, small.loaders)) and small.train.crops.pixels.size!=kept.train.crops.pixels.size
+    same_batches(batches(small.valid), batches(small.valid.new()))
+
+def n_running(): return threading.active_count()+len(torch.multiprocessing.active_children())
+
+def no_workers(*args): raise AssertionError('a worker process is started')
+
+def test_no_workers(folder, tmp_path, monkeypatch):
+    "Once the copies are there, no process is started, and `num_workers` stays what it was"
+    dls = get_dls(32, 4, folder, num_workers=2, presize=48, cache=tmp_path, decoded=True)
+    for dl in dls.loaders: batches(dl)
+    monkeypatch.setattr(load, '_loaders', (no_workers,load._loaders[1]))
+    monkeypatch.setattr(torch.utils.data.dataloader, '_MultiProcessingDataLoaderIter', no_workers)
+    for _ in range(2): assert len(batches(dls.train))==6 and dls.train.fake_l.num_workers==2
+    assert dls.train.new().fake_l.num_workers==2
+    dls.train.after_item.add(FlipItem(1.))
+    with pytest.raises(AssertionError, match='a worker'): next(iter(dls.train))
+
+def test_nothing_is_left(folder, tmp_path, monkeypatch):
+    "After a whole epoch, a part of one, a file that cannot be read, an interrupt, and two loaders at once"
+    own = n_running()
+    def dls(): return get_dls(32, 4, folder, num_workers=2, presize=48, cache=tempfile.mkdtemp(dir=tmp_path), decoded=True)
+    batches(dls().train)
+    next(iter(dls().train))
+    for _ in zip(*dls().loaders): pass
+    for cls,name,error in ((Pixels,'fill',OSError),(CropItems,'batch',KeyboardInterrupt)):
+        def fails(*args, **kwargs): raise error('it fails')
+        with monkeypatch.context() as m:
+            d = dls()
+            m.setattr(cls, name, fails)
+            with pytest.raises(error): batches(d.train)
+    gc.collect()
+    assert n_running()==own
+
+def test_labels_that_change(folder, tmp_path):
+    "Those of fastai's functions are made once, those of others for each batch"
+    seen = []
+    def label(o):
+        seen.append(o)
+        return parent_label(o)
+    for f,n in ((parent_label,0),(label,48)):
+        block = DataBlock((ImageBlock,CategoryBlock(['a','b'])), get_items=get_image_files, get_y=f, item_tfms=Resize(48),
+                          splitter=GrandparentSplitter(valid_name='val'))
+        dls = block.dataloaders(folder, bs=4, num_workers=0).fast(cache=tmp_path, decoded=True)
+        seen.clear()
+        a,b = batches(dls.train),batches(dls.train)
+        assert len(seen)==n
+        same_batches(a, b)
 
 def test_validate_predict_tta(kept):
     learn = small_learner(kept, model=partial(small_model, 2))
@@ -192,7 +244,7 @@ def test_several_processes(kept):
 def test_exported_without(kept, tmp_path):
     learn = small_learner(kept, model=partial(small_model, 2))
     learn.export(tmp_path/'a.pkl')
-    shutil.rmtree(kept.train.kept.pixels.folder)
+    shutil.rmtree(kept.train.crops.pixels.folder)
     loaded = load_learner(tmp_path/'a.pkl')
     with loaded.no_bar(): loaded.predict(kept.valid_ds.items[0])
     assert 'progresize' not in str([type(o) for o in loaded.dls.after_item.fs])
@@ -210,7 +262,7 @@ def test_run(folder, tmp_path, capsys):
     with learn.no_bar(), learn.no_logging():
         learn.fit_progressive(2, sizes=(16,32), fast=dict(cache=tmp_path/'b', decoded=True))
     assert len(list((tmp_path/'b'/'decoded').glob('*.pixels')))==2
-    assert not hasattr(learn.dls.train, 'kept')
+    assert not keeps_pixels(learn.dls.train)
 
 def test_resumed_while_filling(folder, tmp_path):
     "Stopped while a stage's pixels are decoded: bit-identical to an uninterrupted run"
@@ -236,7 +288,7 @@ def test_resumed_while_filling(folder, tmp_path):
 def test_preflight_counts_the_first_epoch(kept):
     res = try_stage(Trial(small_learner(kept)), kept, seconds=.2)
     assert res.first>=res.epoch>0
-    assert (kept.train.kept.pixels.there!=0).any()
+    assert (kept.train.crops.pixels.there!=0).any()
 
 # what is on the disk
 

@@ -1,12 +1,14 @@
 "What fast loading must not change: which part of an image is seen, how it is augmented, what the other data are"
-import errno, gc, shutil, weakref
+import errno, gc, io, shutil, weakref
 import pytest
 from hypothesis import given, settings, strategies as st
 from helpers import *
-from fastai_progresize.load import cache as copies
+from fastai_progresize.load import cache as copies, read
 from fastai_progresize.load.cache import JpegCopies
 from fastai_progresize.load.augment import AffineOnce, Presize, crop_zoom, one_interpolation
-from fastai_progresize.load.read import ScaledImage, ScaledImageBW, ScaledToTensor, read_scaled
+from fastai_progresize.load.pixels import image_planes
+from fastai_progresize.load.read import (ScaledImage, ScaledImageBW, ScaledToTensor, decode_image, decode_planes,
+                                         read_scaled)
 
 @pytest.fixture(scope='module')
 def places(tmp_path_factory):
@@ -39,7 +41,7 @@ resizes = dict(
 class Decoded:
     "What `ScaledImage`s decode while it is in use: size, factors, what was needed"
     def __enter__(self):
-        self.seen,self.old,self.kept = [],ScaledImage.decode_image,ScaledImage._crop_kept
+        self.seen,self.old,self.kept = [],ScaledImage.open_scaled,ScaledImage._crop_kept
         def spy(im, need=None):
             res,by = self.old(im, need)
             self.seen.append((tuple(res.size), by, need))
@@ -48,9 +50,9 @@ class Decoded:
             res = self.kept(im, *args)
             if res is not None: self.seen.append((res.shape, im.kept.factors(im.kept.rows[str(im.fn)]), None))
             return res
-        ScaledImage.decode_image,ScaledImage._crop_kept = spy,spy_kept
+        ScaledImage.open_scaled,ScaledImage._crop_kept = spy,spy_kept
         return self.seen
-    def __exit__(self, *args): ScaledImage.decode_image,ScaledImage._crop_kept = self.old,self.kept
+    def __exit__(self, *args): ScaledImage.open_scaled,ScaledImage._crop_kept = self.old,self.kept
 
 def same_place(name, a, b, split_idx=None):
     "The same transform of both images, for most of the result away from padding"
@@ -379,3 +381,100 @@ def test_stages_are_let_go(path, num_workers):
     assert len(learn.watch.refs)>=n and max(alive)<=2, alive
     import multiprocessing
     assert not multiprocessing.active_children()
+
+# torchvision decodes what has its own size
+
+kinds_of_jpeg = dict(usual={}, low=dict(quality=5), full_colour=dict(quality=95, subsampling=0),
+                     progressive=dict(progressive=True), half_colour=dict(subsampling=1), restarts=dict(restart_marker_rows=1))
+
+def photo(w, h, mode='RGB'):
+    y,x = np.mgrid[:h,:w]
+    noise = np.random.RandomState(0).randint(0, 60, (h,w,3))
+    return Image.fromarray((np.stack([x*255//w, y*255//h, 128+0*x], 2)*3//4+noise).astype(np.uint8)).convert(mode)
+
+def both_planes(fn, mode):
+    "What Pillow makes of a JPEG, and what `decode_planes` does: planes, or the error"
+    res = []
+    for f in (lambda o: image_planes(decode_image(o, mode)), lambda o: decode_planes(o, mode)):
+        try: res.append(f(read._open_jpeg(copy(fn))))
+        except Exception as e: res.append(f'{type(e).__name__}: {e}')
+    return res
+
+def same_planes(a, b): return a==b if isinstance(a, str) or isinstance(b, str) else torch.equal(a, b)
+
+@pytest.mark.parametrize('size', [(1,1),(17,9),(64,48),(501,375)])
+@pytest.mark.parametrize('mode', ['RGB','L','CMYK'])
+@pytest.mark.parametrize('kind', kinds_of_jpeg)
+def test_planes_as_pillow(tmp_path, kind, mode, size):
+    photo(*size, mode).save(tmp_path/'a.jpg', **kinds_of_jpeg[kind])
+    for to in ('RGB','L'):
+        a,b = both_planes(tmp_path/'a.jpg', to)
+        assert torch.equal(a, b) and b.shape==(len(to),*size[::-1])
+
+def test_planes_of_copies(tmp_path):
+    data = io.BytesIO()
+    photo(64, 48).save(data, 'JPEG')
+    a,b = both_planes(io.BytesIO(data.getvalue()+b'seal'), 'RGB')
+    assert torch.equal(a, b)
+
+def test_planes_of_damaged_files(tmp_path):
+    "Cut off anywhere, or with any bit flipped: Pillow's pixels or Pillow's error"
+    fn = tmp_path/'a.jpg'
+    photo(64, 48).save(fn)
+    whole,rng,n_errors = fn.read_bytes(),random.Random(0),0
+    for i in range(300):
+        data,at = bytearray(whole),rng.randrange(20, len(whole))
+        if i%3: data[at] ^= 1<<rng.randrange(8)
+        else: data = data[:at]
+        fn.write_bytes(data)
+        a,b = both_planes(fn, 'RGB')
+        assert same_planes(a, b), (i, at, a, b)
+        n_errors += isinstance(a, str)
+    assert 0<n_errors<300
+
+# items without pipelines
+
+def is_first_class(o): return parent_label(o)=='A'
+
+def skip_some(o):
+    if int(o.stem[-1])%4==1: raise SkipItemException
+    return parent_label(o)
+
+def path_in_row(r): return r['name']
+
+at_once = dict(
+    usual=dict(), grey=dict(blocks=(ImageBlock(PILImageBW),CategoryBlock)),
+    regression=dict(blocks=(ImageBlock,RegressionBlock), get_y=is_first_class),
+    several=dict(blocks=(ImageBlock,CategoryBlock,RegressionBlock), get_y=[parent_label,is_first_class], n_inp=1),
+    skipped=dict(blocks=(ImageBlock,CategoryBlock(list('ABCDEFGHIJ'))), get_y=skip_some),
+    presize=dict(item_tfms=Presize(40, .9)), bicubic=dict(item_tfms=Resize((40,24), resamples=(Image.BICUBIC,0))),
+    lanczos=dict(item_tfms=Resize(24, resamples=(Image.LANCZOS,0))), large=dict(item_tfms=Resize(200)),
+    tiny=dict(item_tfms=Resize(12)), rows=dict(get_items=None, get_x=path_in_row, get_y=ColReader('label')))
+
+@pytest.mark.parametrize('workers', [0,2])
+@pytest.mark.parametrize('kind', at_once)
+def test_items_at_once(path, tmp_path, kind, workers):
+    "What fastai's pipelines make of JPEGs, PNGs and thin images, in training and validation, with the same draws"
+    files = get_image_files(path).sorted()
+    for i,f in enumerate(files):
+        im = PILImage.create(f)
+        im = im.resize([(48,60),(70,40),(14,90)][i%3]) if i%2 else im
+        dest = tmp_path/f.parent.name/f'{i}.{"png" if i%5==0 else "jpg"}'
+        dest.parent.mkdir(exist_ok=True)
+        im.save(dest)
+    files = get_image_files(tmp_path).sorted()
+    args = dict(blocks=(ImageBlock,CategoryBlock), get_items=get_image_files, get_y=parent_label, item_tfms=Resize(40),
+                splitter=RandomSplitter(seed=1)) | at_once[kind]
+    source = pd.DataFrame(dict(name=files.map(str), label=files.map(parent_label))) if kind=='rows' else tmp_path
+    dls = DataBlock(**args).dataloaders(source, bs=4, num_workers=workers).fast()
+    for dl in dls.loaders:
+        plain = dl.new()
+        assert 'create_batches' in vars(dl) and 'create_batches' not in vars(plain)
+        res = []
+        for o in (dl,plain):
+            set_seed(3)
+            o.rng = random.Random(3)
+            res.append(list(o))
+        assert len(res[0])==len(res[1])>0
+        for x,y in zip(*res):
+            assert list(map(type, x))==list(map(type, y)) and all(torch.equal(a, b) for a,b in zip(x, y))

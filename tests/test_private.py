@@ -28,7 +28,9 @@ def test_buffers():
 def test_jpeg_subclass(jpeg):
     f = read._Jpeg(jpeg)
     assert f._size==f.size==(64,48) and f._im is None, "an unread JpegImageFile has its size in `_size`, `_im` is None"
+    assert not f.decoderconfig, "and nothing in `decoderconfig`"
     f.draft(None, (32,24))
+    assert f.decoderconfig, "until `draft` is called"
     f.load()
     assert f.size==f._size==f.im.size==(32,24), "`draft` and `load` of a JpegImageFile keep `_size` up to date"
     assert '_size' in vars(Image.Image()), "Pillow keeps the size of an image in `_size`, which `ScaledImage` sets"
@@ -176,7 +178,7 @@ def broken(*args, **kwargs): raise AttributeError('it has gone')
 
 def without(module, name): return types.SimpleNamespace(**{k:v for k,v in vars(module).items() if k!=name})
 
-def black(im, box, size, mode): return torch.zeros(3, *size[::-1], dtype=torch.uint8)
+def black(x, box, size, mode): return torch.zeros(3, *size[::-1], dtype=torch.uint8)
 
 changes = dict(
     bomb_check  = lambda m: m.setattr(read, 'Image', without(Image, '_decompression_bomb_check')),
@@ -185,7 +187,7 @@ changes = dict(
     other_read  = lambda m: m.setattr(read, '_scaled', {}),
     jpeg_size   = lambda m: m.setattr(read._Jpeg, 'size', property(broken)),
     draft       = lambda m: m.setattr(read._Jpeg, 'draft', broken),
-    wrong_crop  = lambda m: m.setattr(read, '_resize', black),
+    wrong_crop  = lambda m: m.setattr(read, 'resize_planes', black),
     coefficients = lambda m: m.setattr(augment, 'find_coeffs', broken),
     projection  = lambda m: m.setattr(augment, '_project', lambda mat, size, align: torch.zeros(len(mat), *size, 2)),
 )

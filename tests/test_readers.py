@@ -1,5 +1,5 @@
 "Fast loading stands in for fastai's and Pillow's own functions alone: what you put in their place reads the images"
-import functools, pickle
+import functools, pickle, pickletools, zipfile
 import pytest
 from plum import Function
 from fastai.vision import core
@@ -373,3 +373,42 @@ torch.multiprocessing.set_start_method('spawn')
 dl,times = trial._filled(dls.valid, 60)
 print(len(times), dl.get_idxs())"""
     assert in_python(code, tmp_path, path, tmp_path/'c').splitlines()[-1]=='2 [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]'
+
+# what an export names: the dispatch of a function keeps the types that it has met
+
+def brighter(im:PILImage): return im
+def darker(im:PILImage): return im
+def of_tensor(x:TensorImage): return x
+def name_in_row(r): return r['name']
+
+def named_in(exported):
+    "What of this package an exported Learner names"
+    with zipfile.ZipFile(exported) as z:
+        data = z.read(first(o for o in z.namelist() if o.endswith('data.pkl')))
+    return [str(o) for _,o,_ in pickletools.genops(data) if 'fastai_progresize' in str(o)]
+
+uses = dict(
+    preflight=lambda learn, fast: learn.preflight(2, sizes=(32,48), fast=fast, seconds=.01),
+    fit_progressive=lambda learn, fast: learn.fit_progressive(2, sizes=(32,48), fast=fast),
+    show_stages=lambda learn, fast: show_stages(learn.dls, (32,48)),
+    validate_sizes=lambda learn, fast: learn.validate_sizes((32,48), fast=bool(fast), show_plot=False))
+
+@pytest.mark.parametrize('use', uses)
+@pytest.mark.parametrize('source', ['files','rows'])
+@pytest.mark.parametrize('fast', [True,False,dict(cache='copies',decoded=True)], ids=str)
+def test_export_of_functions(path, tmp_path, fast, source, use):
+    files = get_image_files(path).sorted()
+    df = pd.DataFrame(dict(name=files.map(str), label=files.map(parent_label)))
+    read = dict(get_items=get_image_files, get_y=parent_label)
+    if source=='rows': read = dict(get_x=name_in_row, get_y=ColReader('label'))
+    block = DataBlock((ImageBlock,CategoryBlock), splitter=RandomSplitter(seed=1), batch_tfms=of_tensor,
+                      item_tfms=[Resize(48),brighter,Transform([brighter,darker])], **read)
+    dls = block.dataloaders(path if source=='files' else df, bs=8, num_workers=0)
+    learn = Learner(dls, xresnet18(n_out=10, widen=.1), metrics=accuracy, path=tmp_path)
+    with learn.no_bar(): uses[use](learn, fast)
+    learn.export('a.pkl')
+    learn.dls = dls.fast()
+    learn.validate()
+    learn.predict(files[0] if source=='files' else df.iloc[0])
+    learn.export('b.pkl')
+    assert not named_in(tmp_path/'a.pkl') and not named_in(tmp_path/'b.pkl')

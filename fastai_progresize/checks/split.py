@@ -86,18 +86,18 @@ def _real_paths():
     "A function that resolves links in a path: once per folder, and in the file name"
     folder = functools.lru_cache(None)(os.path.realpath)
     def _real(f):
-        d,name = os.path.split(str(f))
-        f = os.path.join(folder(d), name)
-        return os.path.realpath(f) if os.path.islink(f) else f
+        d = os.path.dirname(f)
+        if os.path.islink(f): return os.path.realpath(f)
+        return f if folder(d)==d else os.path.join(folder(d), os.path.basename(f))
     return _real
 
 def _true_keys(dls, ds, files):
     "The keys of the items, with links resolved"
     real = _real_paths()
-    root = real(getattr(dls, 'path', '.'))
+    root = real(str(getattr(dls, 'path', '.')))
     def _name(o):
         if files is None and not os.path.exists(o): return str(o)       # in an archive
-        return _below(real(o), root)
+        return _below(real(str(o)), root)
     return set(_keys(ds, files, _name))
 
 # %% ../../nbs/checks/01_split.ipynb #7ca5d1ca

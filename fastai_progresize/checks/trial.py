@@ -16,6 +16,7 @@ from torch.nn.parameter import UninitializedBuffer, is_lazy
 from fastai.vision.all import *
 from ..utils import same_random
 from ..data import copy_dl, probe_batch
+from ..load.batches import keeps_pixels
 
 # %% ../../nbs/checks/03_trial.ipynb #f0aa8ead
 def _ready_copies(model):
@@ -233,7 +234,7 @@ def _n_workers(dl): return getattr(getattr(dl, 'fake_l', dl), 'num_workers', 0)
 # %% ../../nbs/checks/03_trial.ipynb #e87ac426
 def _filled(dl, seconds):
     "`dl` limited to what it reads in `seconds`, with the pixels kept, and the times of these batches"
-    if not hasattr(dl, 'kept'): return dl,[]
+    if not keeps_pixels(dl): return dl,[]
     dl,idxs = copy_dl(dl),dl.get_idxs()
     dl.get_idxs = partial(noop, idxs)       # no lambda: a spawned worker gets `dl` as a pickle
     timed = Timed(dl, seconds)

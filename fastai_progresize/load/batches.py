@@ -1,4 +1,4 @@
-"""Batches from kept pixels, without a pipeline per item
+"""Batches without a pipeline per item
 
 Docs: https://fastai-progresize.github.io/fastai_progresize/load/batches.html.md"""
 
@@ -10,10 +10,10 @@ __all__ = []
 # %% ../../nbs/load/05_batches.ipynb #8d1a221a
 from types import MethodType
 from fastai.vision.all import *
-from .files import dataset_files, is_from, is_untouched
+from .files import dataset_files, is_from, is_untouched, wrapped
 from ..utils import same_random
 from .pixels import Pixels
-from .read import ReadImage, ScaledToTensor, copies_of, reads_scaled
+from .read import ReadImage, ScaledToTensor, pixel_tensor, reads_scaled
 from .augment import Presize
 
 # %% ../../nbs/load/05_batches.ipynb #b3636baa
@@ -30,7 +30,8 @@ def _is_usual(dl):
     if not isinstance(dl, TfmdDL) or type(dl.dataset) is not Datasets or dl.prebatched: return False
     if any(getattr(type(dl), o) is not getattr(TfmdDL, o) for o in _per_item): return False
     if not all(is_from(getattr(c, o), c.__module__) for c,o in _makes_items): return False
-    if any(o in vars(dl) for o in _per_item[:-1]) or dl.dataset.n_inp!=1 or not len(dl.dataset): return False
+    own = [vars(dl)[o] for o in ('before_iter',*_per_item[:-1]) if o in vars(dl)]
+    if not all(is_from(o, __name__) for o in own) or dl.dataset.n_inp!=1 or not len(dl.dataset): return False
     with same_random(): return all(_is_label(tl[0]) for tl in dl.dataset.tls[1:])
 
 def _plain_crop(p):
@@ -40,47 +41,115 @@ def _plain_crop(p):
     return fs[0] if is_plain and fs[0].method==ResizeMethod.Crop and all(map(is_untouched, fs)) else None
 
 # %% ../../nbs/load/05_batches.ipynb #f1d54036
-class KeptItems:
-    "The items of a dataset whose pixels are kept"
-    is_no_state = True
-    def __init__(self, ds, pixels, files, cls=TensorImage, create=PILImage.create):
+def _is_fixed(t):
+    "Is it a transform of fastai's, which gives the same label each time?"
+    f = wrapped(t)
+    return is_from(f, 'fastai.data.transforms') if f else is_untouched(t)
+
+class CropItems:
+    "The items of a dataset, crops and labels; `n_workers` processes make those of `pixels` that are missing"
+    is_no_state,n_workers = True,0
+    def __init__(self, ds, pixels=None):
         store_attr()
+        *before,self.read = ds.tls[0].tfms.fs
+        self.before = [t for t in before if wrapped(t) is not noop]
+        self.files = dataset_files(ds.tls[0]) if pixels else None
+        self.cls = self.read.image_cls._tensor_cls
+        self.is_fixed = all(_is_fixed(t) for tl in ds.tls[1:] for t in tl.tfms.fs)
+        self.labels,self.different = [None]*len(ds),{}
 
-    def getter(self, resize, split_idx, do_item=None):
-        "What gets items as `resize` crops them, by `do_item` where an image has no copy"
-        if isinstance(resize, Presize): w,h = resize.size_for(split_idx)
-        else: w,h = resize.size
-        if (h,w)!=self.pixels.size or resize.mode!=self.pixels.resample: return
-        return partial(self._item, size=(w,h), split_idx=split_idx, do_item=do_item)
+    def getter(self, resize, split_idx):
+        "What gets items as `resize` crops them; None if the pixels have another size"
+        w,h = resize.size_for(split_idx) if isinstance(resize, Presize) else resize.size
+        if self.pixels and ((h,w)!=self.pixels.size or resize.mode!=self.pixels.resample): return
+        def _get(i):
+            try: return self._item(i, resize, fastuple(w,h), split_idx)
+            except SkipItemException: return
+        return _get
 
-    def _item(self, i, size, split_idx, do_item):
-        row = self.pixels.fill(self.files[i])
-        if row is None: return do_item(i)
-        pcts,full = (.5,.5) if split_idx else (random.random(),random.random()),self.pixels.full_size(row)
-        m = min(full[0]/size[0], full[1]/size[1])
-        tl = [int(p*(f-int(m*s))) for p,f,s in zip(pcts, full, size)]
-        try: labels = [tl[i] for tl in self.ds.tls[1:]]
-        except SkipItemException: return
-        return (self.pixels.crop(row, size, tl).as_subclass(self.cls), *labels)
+# %% ../../nbs/load/05_batches.ipynb #4c4220d0
+@patch
+def _item(self:CropItems, i, resize, size, split_idx):
+    row = self.pixels.fill(self.files[i]) if self.pixels else None
+    im = self._open(i) if row is None else None
+    labels = self._labels(i)
+    pcts = (.5,.5) if split_idx else (random.random(),random.random())
+    full = self.pixels.full_size(row) if im is None else im.size
+    m = min(full[0]/size[0], full[1]/size[1])
+    sz = fastuple(int(m*o) for o in size)
+    tl = fastuple(int(p*(f-s)) for p,f,s in zip(pcts, full, sz))
+    if im is None: return (self.pixels.crop(row, size, tl), *labels)
+    im = im.crop_pad(sz, tl, fastuple(full), pad_mode=resize.pad_mode, resize_mode=resize.mode, resize_to=size)
+    return (pixel_tensor(im), *labels)
+
+@patch
+def _open(self:CropItems, i):
+    "The image of item `i`, which is not decoded yet if it is a JPEG"
+    path = compose_tfms(L(self.ds.tls[0].items, use_list=None)[i], self.before)
+    return self.read.image_cls.create(path, cache=self.read.cache)
+
+@patch
+def _labels(self:CropItems, i):
+    if self.labels[i] is not None: return self.labels[i]
+    res = tuple(tl[i] for tl in self.ds.tls[1:])
+    if self.is_fixed and all(isinstance(o, Tensor) and not o.ndim for o in res):
+        self.labels[i] = self.different.setdefault(tuple(map(Tensor.item, res)), res)      # each class only once
+    return res
+
+@patch
+def batch(self:CropItems, items, collate):
+    "The batch of `items`, whose labels `collate` puts together"
+    if self.pixels: self.pixels.check_whole()
+    x = default_collate([o[0] for o in items]).as_subclass(self.cls)       # in a worker, into memory that is shared
+    return (x, *collate([o[1:] for o in items])) if items[0][1:] else (x,)
+
+# %% ../../nbs/load/05_batches.ipynb #add550dc
+class _Fill(torch.utils.data.Dataset):
+    "Indices of `files` whose pixels are there once they are read"
+    def __init__(self, pixels, files): self.pixels,self.files = pixels,files
+    def __getitem__(self, i):
+        self.pixels.fill(self.files[i])
+        return i
+
+@patch
+def filled(self:CropItems, idxs, bs):
+    "`idxs`, whose pixels are there; worker processes see to those of the next batches"
+    p = self.pixels
+    if all(p.seen[r] for r in map(p.rows.get, self.files) if r is not None): yield from idxs; return
+    loader = torch.utils.data.DataLoader(_Fill(p, self.files), bs, sampler=list(idxs), num_workers=self.n_workers,
+                                         collate_fn=list, generator=torch.Generator())      # draws nothing of others
+    for b in loader: yield from b
 
 # %% ../../nbs/load/05_batches.ipynb #74211b1f
+def _getter(dl):
+    "What gets the items of `dl` at once; None if more than a crop is made of them"
+    resize = _plain_crop(dl.after_item)
+    if not resize or dl.crops.ds is not dl.dataset or dl.before_batch.fs: return
+    if reads_scaled(dl.crops.read.create): return dl.crops.getter(resize, dl.after_item.split_idx)
+
+def before_iter(self):
+    "As fastai's `before_iter`; no worker makes items where they are crops of pixels"
+    type(self).before_iter(self)
+    self.crops.n_workers = self.fake_l.num_workers
+    if self.crops.pixels and _getter(self): self.fake_l.num_workers = 0
+
 def create_batches(self, samps):
-    "As fastai's `create_batches`, with items from pixels where nothing but a crop is made of them"
-    resize = _plain_crop(self.after_item)
-    is_usual = resize and self.kept.ds is self.dataset and reads_scaled(self.kept.create) and not self.before_batch.fs
-    get = self.kept.getter(resize, self.after_item.split_idx, self.do_item) if is_usual else None
+    "As fastai's `create_batches`, without a pipeline per item where nothing but a crop is made of it"
+    self.fake_l.num_workers,get = self.crops.n_workers,_getter(self)
     if get is None: return type(self).create_batches(self, samps)
-    def _batch(items):
-        self.kept.pixels.check_whole()
-        return self.do_batch(items)
-    return map(_batch, self.chunkify(filter(None, map(get, samps))))
+    if self.crops.pixels: samps = self.crops.filled(samps, self.bs or 1)
+    return map(partial(self.crops.batch, collate=self.do_batch), self.chunkify(filter(None, map(get, samps))))
 
 def batch_at_once(dl):
-    "Let `dl` take batches from the pixels of its dataset, if its items are made in the usual way"
-    pixels = copies_of(dl.dataset) if _is_usual(dl) else None
-    if not isinstance(pixels, Pixels): return
-    last = dl.dataset.tls[0].tfms.fs[-1]
-    if not isinstance(last, ReadImage) or last.cache is not pixels: return
-    files = dataset_files(dl.dataset.tls[0])
-    dl.kept = KeptItems(dl.dataset, pixels, files, last.image_cls._tensor_cls, last.create)
-    dl.create_batches = MethodType(create_batches, dl)      # of this loader: what `dl.new` makes is fastai's
+    "Let `dl` make batches without pipelines, if its items are made in the usual way"
+    if not _is_usual(dl) or not isinstance(read := dl.dataset.tls[0].tfms.fs[-1], ReadImage): return
+    pixels = read.cache if isinstance(read.cache, Pixels) else None
+    dl.crops = CropItems(dl.dataset, pixels)
+    for f in (before_iter,create_batches):
+        setattr(dl, f.__name__, MethodType(f, dl))      # of this loader: what `dl.new` makes is fastai's
+
+# %% ../../nbs/load/05_batches.ipynb #2b7c7b3d
+def keeps_pixels(dl):
+    "Does `dl` make its batches from decoded copies?"
+    crops = getattr(dl, '__dict__', {}).get('crops')
+    return crops is not None and crops.pixels is not None and crops.ds is dl.dataset

@@ -13,7 +13,7 @@ from copy import copy
 from fastai.vision.all import *
 from fastai.vision import core
 from ..args import check_folder
-from .files import image_files, is_from, is_untouched, reads_as_fastai
+from .files import fresh, image_files, is_from, is_untouched, reads_as_fastai
 from ..utils import same_random
 from ..data import copy_dl, tfms_size
 from .pixels import Pixels
@@ -26,7 +26,7 @@ from .batches import batch_at_once
 def quick_tensors(fs):
     "`ScaledToTensor` for `ToTensor`, if that is fastai's own"
     is_own = is_untouched(ToTensor()) and is_from(core.image2tensor, core.__name__)
-    return [ScaledToTensor() if type(t) is ToTensor and is_own else t for t in fs]
+    return [ScaledToTensor() if type(t) is ToTensor and is_own else fresh(t) for t in fs]
 
 def affine_once(t, size):
     "`AffineOnce` for an `AffineCoordTfm`, if that is fastai's own"
@@ -68,7 +68,7 @@ def fast_works()->bool:
 
 # %% ../../nbs/load/06_fast.ipynb #87d7509f
 def _to_fastai(p):
-    return Pipeline([t.to_fastai() if hasattr(t, 'to_fastai') else t for t in p.fs], split_idx=p.split_idx)
+    return Pipeline([t.to_fastai() if hasattr(t, 'to_fastai') else fresh(t) for t in p.fs], split_idx=p.split_idx)
 
 def _export_dl(dl):
     "`dl` without items, with fastai's own transforms"

@@ -9,6 +9,8 @@ __all__ = ['find_faults']
 
 # %% ../../nbs/load/00_files.ipynb #376a8322
 import errno, functools, traceback
+from copy import copy
+from plum import Function
 from stat import S_ISREG
 from fastai.vision.all import *
 from fastai.vision import core
@@ -25,22 +27,26 @@ def _may_be_huge(start, n):
     if start.startswith(b'\x89PNG'): return int.from_bytes(start[16:20])*int.from_bytes(start[20:24])>most
     return n>most/512       # 64 pixels of a JPEG take at least one bit
 
-def _look_whole(file):
+def check_regular(file):
+    "The `os.stat` of `file`. Raises an `OSError` for a pipe, a device or a folder, as opening a pipe blocks"
+    st = os.stat(file)
+    if not S_ISREG(st.st_mode): raise OSError("it is not a regular file")
+    return st
+
+def _look(file):
     "Does `file` look whole, and is it worth opening to count its pixels?"
-    with open(file, 'rb') as f:
-        start,n = f.read(24),f.seek(0, 2)
-        f.seek(-min(1024, n), 2)
-        end = f.read()
+    f = os.open(file, getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_BINARY', 0))        # in half of `open`'s time
+    try:
+        n,start = check_regular(f).st_size,os.read(f, 24)
+        os.lseek(f, max(n-1024, 0), 0)
+        end = os.read(f, 1024)
+    finally: os.close(f)
     return any(start.startswith(a) and b in end for a,b in _marks),_may_be_huge(start, n)
 
 # %% ../../nbs/load/00_files.ipynb #87eb0b75
 def reason(e, file):
     "The message of `e`, without the name of the file"
     return str(e).replace(repr(str(file)), 'it') or type(e).__name__
-
-def check_regular(file):
-    "Raise an `OSError` if `file` is a pipe, a device or a folder, as opening a pipe blocks"
-    if not S_ISREG(os.stat(file).st_mode): raise OSError("it is not a regular file")
 
 _resource_errors = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
@@ -51,8 +57,7 @@ def is_resource_error(e):
 def file_fault(file, whole=False):
     "Why `file` cannot be read as an image"
     try:
-        check_regular(file)
-        looks_whole,may_be_huge = _look_whole(file)
+        looks_whole,may_be_huge = _look(file)
         if not whole and looks_whole and not may_be_huge: return
         with Image.open(file) as im:
             if not whole and (looks_whole or im.format not in ('JPEG','PNG')): return
@@ -67,9 +72,8 @@ def file_fault(file, whole=False):
 def _whole_fault(file, mtime, size): return file_fault(file, whole=True)
 
 def _known_fault(file, whole):
-    if not whole: return file_fault(file)
-    try: st = os.stat(file)
-    except OSError as e: return str(e)
+    if not whole or not os.path.exists(file): return file_fault(file)
+    st = os.stat(file)
     return _whole_fault(str(file), st.st_mtime_ns, st.st_size)
 
 def _faults(files, whole): return [(str(f),o) for f in files if (o := _known_fault(f, whole))]
@@ -166,6 +170,16 @@ def wrapped(t):
     except (AttributeError,ValueError): return
     return method.implementation
 
+def fresh(t):
+    "A new `Transform` of the same functions, whose dispatch keeps the types it meets: an export would name ours"
+    if type(t) is not Transform: return t
+    res = copy(t)
+    for k in {'encodes','decodes'} & vars(t).keys():
+        fs = [m.implementation for m in getattr(t, k).methods]
+        setattr(res, k, Function(fs[0]))
+        for f in fs: getattr(res, k).dispatch(f)
+    return res
+
 def opens_files(t):
     "Is it `PILImage.create`, or that of another `PILBase`, not a custom way to read?"
     create = getattr(t, 'create', None) or wrapped(t)      # of `ReadImage`, or `Transform(PILImage.create)`
@@ -184,6 +198,7 @@ def _read_items(tl, tfms):
     "Iterate over what `tfms` make of the items of `tl`"
     column = _read_column(tl.items, tfms[0]) if isinstance(tl.items, pd.DataFrame) and tfms else None
     items,tfms = (item_rows(tl.items),tfms) if column is None else (column,tfms[1:])
+    tfms = [fresh(t) for t in tfms]
     return (compose_tfms(o, tfms) for o in items)
 
 def _opened_files(tl):
@@ -216,7 +231,7 @@ def name_unreadable(learn):
     "If reading an image fails in the block, raise a `ValueError` that names the file"
     try: yield
     except Exception as e:
-        if re.search('in (load|decode)_image', ''.join(traceback.format_exception(e))):
+        if re.search('in (load_image|decode_image|open_scaled)', ''.join(traceback.format_exception(e))):
             try: check_files(image_files(learn.dls), whole=True)
             except ValueError as found: raise found from e
         raise
@@ -224,10 +239,11 @@ def name_unreadable(learn):
 # %% ../../nbs/load/00_files.ipynb #70a011ef
 def _path_getters(dblock):
     "For each part of the items of `dblock` that is read from a file: what gets its path"
-    res = [Pipeline(dblock.getters[0])]
+    def _pipeline(fs): return Pipeline([fresh(t) for t in Pipeline(fs).fs])
+    res = [_pipeline(dblock.getters[0])]
     for getter,tfms in zip(dblock.getters[1:], dblock.type_tfms[1:]):
         i = first(i for i,t in enumerate(Pipeline(tfms).fs) if opens_files(t))
-        if i is not None: res.append(Pipeline([*Pipeline(getter).fs, *Pipeline(tfms).fs[:i]]))
+        if i is not None: res.append(_pipeline([*Pipeline(getter).fs, *Pipeline(tfms).fs[:i]]))
     return res
 
 def all_files(dblock, path):

@@ -11,7 +11,8 @@ __all__ = []
 from copy import copy
 from fastai.vision.all import *
 from PIL.JpegImagePlugin import JpegImageFile
-from .files import is_from, reads_as_fastai, wrapped
+from torchvision.io import ImageReadMode, decode_jpeg
+from .files import fresh, is_from, reads_as_fastai, wrapped
 from .pixels import Pixels, image_planes, resize_planes, torch_modes
 
 # %% ../../nbs/load/03_read.ipynb #64b4a441
@@ -30,9 +31,20 @@ def _open_jpeg(fn):
     Image._decompression_bomb_check(f.size)       # as `Image.open` does
     return f
 
-def _resize(im, box, size, mode):
-    "The part `box` of `im` at `size`, by PyTorch"
-    return resize_planes(image_planes(im), box, size, mode)
+def decode_image(f, mode):
+    "The image `f`, which may not be decoded yet, in `mode`"
+    f.load()
+    return f if f.mode==mode else f.convert(mode)
+
+_read_modes = {'RGB':ImageReadMode.RGB, 'L':ImageReadMode.GRAY}
+
+def decode_planes(f, mode):
+    "The pixels of `f`, channels first; by torchvision, which is faster, if it is a JPEG at its own size"
+    if isinstance(f, _Jpeg) and f.mode==mode and not f.decoderconfig:
+        data = Path(f.filename).read_bytes() if f.filename else f.fp.getvalue()
+        try: return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), _read_modes[mode])
+        except RuntimeError: pass       # Pillow says what is wrong with it
+    return image_planes(decode_image(f, mode))
 
 # %% ../../nbs/load/03_read.ipynb #ef19386d
 class ScaledImage(PILImage):
@@ -73,7 +85,7 @@ def load(self:ScaledImage):
     "Decode the image, if it is not yet"
     if self._im is None and self.planes is not None:
         self.im = Image.fromarray(self.planes.permute(1,2,0).squeeze(2).numpy()).im
-    if self._is_lazy(): self.im = self.decode_image()[0].im
+    if self._is_lazy(): self.im = decode_image(self.open_scaled()[0], self.mode).im
     return super(ScaledImage, self).load()
 
 @patch
@@ -93,8 +105,8 @@ def _source(self:ScaledImage, need):
     return (_open_jpeg(self.fn) or Image.open(self.fn),[1,1]) if max(by)>1 and too_small else (f,by)
 
 @patch
-def decode_image(self:ScaledImage, need=None):
-    "Decode the image, at 1/2, 1/4 or 1/8 of its size or from its presized copy if that is enough"
+def open_scaled(self:ScaledImage, need=None):
+    "What to decode, its presized copy or 1/2, 1/4 or 1/8 of it if that is enough, and by what factors that is smaller"
     f,by = self._source(need)
     if need is not None and isinstance(f, JpegImageFile):
         enough = [o for o in (1,2,4,8) if all(b*o<=n for b,n in zip(by, need))]
@@ -102,8 +114,7 @@ def decode_image(self:ScaledImage, need=None):
         if draft>1:
             by = [b*draft for b in by]
             f.draft(None, [o//draft for o in f.size])
-    f.load()
-    return (f if f.mode==self.mode else f.convert(self.mode)),by
+    return f,by
 
 # %% ../../nbs/load/03_read.ipynb #ce4787e0
 @patch
@@ -141,14 +152,14 @@ def crop_pad(self:ScaledImage, sz, tl=None, orig_sz=None, pad_mode=PadMode.Zeros
     is_padded = any(t<0 or t+s>o for t,s,o in zip(tl, sz, orig_sz))
     kept = None if is_padded else self._crop_kept(sz, tl, resize_mode, resize_to)
     if kept is not None: return self._with_planes(kept)
-    im,by = self.decode_image([s/max(r-.5, 1.5) for s,r in zip(sz, resize_to)])
+    f,by = self.open_scaled([s/max(r-.5, 1.5) for s,r in zip(sz, resize_to)])
     if is_padded:
         start,end = (fastuple(round(a/b) for a,b in zip(o, by)) for o in (tl,tl.add(sz)))
-        return im.crop_pad(end-start, start, fastuple(im.size), **kwargs)
+        return decode_image(f, self.mode).crop_pad(end-start, start, fastuple(f.size), **kwargs)
     if by==[8,8] and resize_mode==Image.BICUBIC: resize_mode = Image.LANCZOS      # sharper: a pixel for 8x8 is blurred
-    box = [min(o/b, m) for o,b,m in zip((*tl, *tl.add(sz)), by*2, (*im.size,*im.size))]
-    if resize_mode not in torch_modes: return im.resize(resize_to, resize_mode, box=box)
-    return self._with_planes(_resize(im, box, resize_to, torch_modes[resize_mode]))
+    box = [min(o/b, m) for o,b,m in zip((*tl, *tl.add(sz)), by*2, (*f.size,*f.size))]
+    if resize_mode not in torch_modes: return decode_image(f, self.mode).resize(resize_to, resize_mode, box=box)
+    return self._with_planes(resize_planes(decode_planes(f, self.mode), box, resize_to, torch_modes[resize_mode]))
 
 # %% ../../nbs/load/03_read.ipynb #1aa1418f
 class ScaledImageBW(ScaledImage, PILImageBW):
@@ -156,11 +167,14 @@ class ScaledImageBW(ScaledImage, PILImageBW):
     base_cls = PILImageBW
 
 # %% ../../nbs/load/03_read.ipynb #3c00255c
+def pixel_tensor(im):
+    "The pixels of a Pillow image, channels first, contiguous"
+    planes = getattr(im, 'planes', None)
+    return torch.from_numpy(np.stack([np.asarray(c) for c in im.split()])) if planes is None else planes
+
 class ScaledToTensor(ToTensor):
     "`ToTensor` that is quick for `ScaledImage`"
-    def encodes(self, o:ScaledImage):
-        if o.planes is not None: return o._tensor_cls(o.planes)
-        return o._tensor_cls(torch.from_numpy(np.stack([np.asarray(c) for c in o.split()])))
+    def encodes(self, o:ScaledImage): return o._tensor_cls(pixel_tensor(o))
     def encodes(self, o:TensorBase): return o     # labels: fastai searches for a method per item
     def to_fastai(self):
         "fastai's own"
@@ -202,7 +216,8 @@ def _read_tfm(t, cache):
 def _read_tl(tl, cache):
     res,res.tfms = copy(tl),copy(tl.tfms)
     res.items = tl.items        # the same list, or table
-    res.tfms.fs = tl.tfms.fs.map(_read_tfm, cache=cache)
+    fs = tl.tfms.fs.map(_read_tfm, cache=cache)
+    res.tfms.fs = fs.map(fresh) if any(isinstance(o, ReadImage) for o in fs) else fs
     return res
 
 def read_scaled(ds, cache=None):

@@ -160,8 +160,7 @@ def plot_stages(self:Learner,
     if any(o not in known for o in metrics):
         raise ValueError(f"metrics={metrics} are not all in the history: choose from {known}")
     plots = [losses] + [[o] for o in metrics]
-    figsize = ifnone(figsize, (4.5*len(plots), 3))
-    fig,axs = plt.subplots(1, len(plots), figsize=figsize, squeeze=False, layout='constrained')
+    fig,axs = plt.subplots(1, len(plots), figsize=figsize or (4.5*len(plots), 3), squeeze=False, layout='constrained')
     if df.attrs: fig.suptitle(saved_text(df), fontsize='medium')
     spans = [(g.epoch.min(), g.epoch.max()+1, g['size'].iloc[0]) for _,g in df.groupby('stage')]
     for ax,names in zip(axs[0], plots):

@@ -1,0 +1,107 @@
+"""How fast others load the same images: 3,000 JPEGs of 500x375 px to batches of 64, uint8, each the largest square at a
+random place resized to S x S; two workers, rounds in turn, medians. Decoded copies are filled beforehand.
+
+timm crops at random as it does, 75% to 100% of the area. What is not installed is skipped with a line:
+`pip install timm webdataset`. numpy copies slices of one array that holds all images at their size: nothing is read,
+decoded or resized."""
+import importlib.metadata, warnings; warnings.filterwarnings('ignore')
+import tarfile
+from fastai.vision.all import *
+from fastai_progresize.all import *
+from torchvision.io import decode_jpeg, read_file
+from torchvision.transforms.v2 import functional as F2
+from photos import photos
+from table import save_rows
+from loading import Alone, bare_map, items_only
+
+workers,bs,sizes = 2,64,(224,128,64)
+loader = partial(torch.utils.data.DataLoader, batch_size=bs, num_workers=workers)
+
+def images(): return photos(3000, 300)
+def files(): return get_image_files(images()/'train').sorted()
+
+class Files(torch.utils.data.Dataset):
+    "What `read` makes of each file"
+    def __init__(self, read): self.files,self.read = files(),read
+    def __len__(self): return len(self.files)
+    def __getitem__(self, i): return self.read(self.files[i])
+
+def _square(x, size):
+    (h,w),m = x.shape[-2:],min(x.shape[-2:])
+    return F2.resized_crop(x, random.randint(0, h-m), random.randint(0, w-m), m, m, [size,size], antialias=True)
+
+def torchvision_files(size): return loader(Files(lambda f: _square(decode_jpeg(read_file(str(f))), size)), shuffle=True)
+
+def timm_files(size):
+    from timm.data import create_transform
+    tfm = create_transform(size, is_training=True, use_prefetcher=True, scale=(.75,1.), hflip=0., color_jitter=None)
+    def _read(f): return torch.as_tensor(tfm(Image.open(f).convert('RGB')))
+    return loader(Files(_read), shuffle=True)
+
+def webdataset_shards(size):
+    import webdataset as wds
+    path = fastai_path('data')/'benchmark-shards'
+    if not path.exists():
+        path.mkdir(parents=True)
+        for i,part in enumerate(chunked(files(), 500)):
+            with tarfile.open(path/f'{i}.tar', 'w') as tar:
+                for f in part: tar.add(f, f.name)
+    def _read(s): return _square(decode_jpeg(torch.frombuffer(bytearray(s['jpg']), dtype=torch.uint8)), size),
+    shards = [str(o) for o in path.ls(file_exts='.tar').sorted()]
+    ds = wds.WebDataset(shards, shardshuffle=len(shards), seed=0).shuffle(500).map(_read).batched(bs, partial=False)
+    return loader(ds, batch_size=None)
+
+def _block(): return DataBlock((ImageBlock,CategoryBlock), get_items=get_image_files, get_y=parent_label,
+                               splitter=GrandparentSplitter(valid_name='val'), item_tfms=Resize(224))
+
+def _book(size):
+    return _block().new(item_tfms=Resize(460)).dataloaders(images(), bs=bs, num_workers=workers)
+
+def book_files(size): return items_only(_book(size))
+
+def our_files(size):
+    dls = _block().new(item_tfms=Resize(size)).dataloaders(images(), bs=bs, num_workers=workers)
+    return items_only(dls.fast())
+
+@functools.cache
+def our_copies(size):
+    dls = _block().new(item_tfms=Resize(size)).dataloaders(images(), bs=bs, num_workers=workers)
+    dls = dls.fast(cache=fastai_path('data')/'benchmark-peers', decoded=True)
+    for _ in range(2): L(iter(items_only(dls))).map(noop)
+    return items_only(dls)
+
+def numpy_workers(size): return bare_map(our_copies(size).crops.pixels)
+
+def numpy_alone(size): return Alone(our_copies(size).crops.pixels)
+
+peers = {'the book': (book_files,'fastai'), 'timm': (timm_files,'timm'),
+         'webdataset, torchvision': (webdataset_shards,'webdataset'), 'torchvision': (torchvision_files,'torchvision'), 'ours, files as they are': (our_files,'fastai'),
+         'ours, decoded copies': (our_copies,'fastai'), 'numpy, two workers': (numpy_workers,'numpy'),
+         'numpy, no worker': (numpy_alone,'numpy')}
+
+def rate(dl):
+    "Images per second, from the second batch on"
+    seen,start = 0,None
+    for b in dl:
+        x = b[0] if isinstance(b, (tuple,list)) else b
+        if start is not None: seen += len(x)
+        else: start = time.perf_counter()
+        assert x.dtype==torch.uint8 and x.shape[1]==3
+    return seen/(time.perf_counter()-start)
+
+def rows(rounds):
+    for size in sizes:
+        dls = {}
+        for name,(make,package) in peers.items():
+            try: dls[name] = make(size)
+            except ImportError: print(f"{name}: pip install {package}")
+        found = [{k: rate(dl) for k,dl in dls.items()} for _ in range(rounds)]
+        for k,o in pd.DataFrame(found).median().items():
+            yield dict(loader=k, version=importlib.metadata.version(peers[k][1]), size=size, rate=o)
+
+@call_parse
+def main(
+    rounds:int=5, # Rounds in turn
+):
+    "Measure, print and save"
+    save_rows('peers', rows(rounds))
