@@ -2,6 +2,8 @@
 import errno, gc, io, shutil, weakref
 import pytest
 from hypothesis import given, settings, strategies as st
+from PIL import ExifTags
+from torchcodec.decoders import decode_jpeg as torchcodec_jpeg
 from helpers import *
 from fastai_progresize.load import cache as copies, read
 from fastai_progresize.load.cache import JpegCopies
@@ -382,10 +384,13 @@ def test_stages_are_let_go(path, num_workers):
     import multiprocessing
     assert not multiprocessing.active_children()
 
-# torchvision decodes what has its own size
+# torchcodec decodes what has its own size
 
+turned = Image.Exif()
+turned[ExifTags.Base.Orientation] = 6
 kinds_of_jpeg = dict(usual={}, low=dict(quality=5), full_colour=dict(quality=95, subsampling=0),
-                     progressive=dict(progressive=True), half_colour=dict(subsampling=1), restarts=dict(restart_marker_rows=1))
+                     progressive=dict(progressive=True), half_colour=dict(subsampling=1), restarts=dict(restart_marker_rows=1),
+                     turned=dict(exif=turned))
 
 def photo(w, h, mode='RGB'):
     y,x = np.mgrid[:h,:w]
@@ -410,6 +415,18 @@ def test_planes_as_pillow(tmp_path, kind, mode, size):
     for to in ('RGB','L'):
         a,b = both_planes(tmp_path/'a.jpg', to)
         assert torch.equal(a, b) and b.shape==(len(to),*size[::-1])
+
+@pytest.mark.parametrize('kind,installed,n', [('usual',True,1),('turned',True,0),('usual',False,0)])
+def test_planes_by_torchcodec(tmp_path, monkeypatch, kind, installed, n):
+    "What torchcodec decodes, and what Pillow does with it or without"
+    calls = []
+    def _decode(*args, **kwargs):
+        calls.append(args)
+        return torchcodec_jpeg(*args, **kwargs)
+    monkeypatch.setattr(read, 'decode_jpeg', _decode if installed else None)
+    photo(64, 48).save(tmp_path/'a.jpg', **kinds_of_jpeg[kind])
+    a,b = both_planes(tmp_path/'a.jpg', 'RGB')
+    assert torch.equal(a, b) and len(calls)==n
 
 def test_planes_of_copies(tmp_path):
     data = io.BytesIO()
@@ -478,3 +495,20 @@ def test_items_at_once(path, tmp_path, kind, workers):
         assert len(res[0])==len(res[1])>0
         for x,y in zip(*res):
             assert list(map(type, x))==list(map(type, y)) and all(torch.equal(a, b) for a,b in zip(x, y))
+
+# nothing is warned of
+
+strict = """
+import sys, warnings
+from fastai.vision.all import *
+from fastai_progresize.all import *
+dls = ImageDataLoaders.from_folder(sys.argv[1], valid='val', item_tfms=Resize(32), bs=8, num_workers=int(sys.argv[2]))
+learn = Learner(dls, nn.Sequential(nn.AdaptiveAvgPool2d(1), Flatten(), nn.Linear(3, 10)), metrics=accuracy)
+warnings.simplefilter('error')
+for o in ({}, dict(cache='c'), dict(cache='d', decoded=True)): learn.fit_progressive(2, fast=o)
+print(len(learn.stage_history), learn.stage_history.accuracy.notna().all())"""
+
+@pytest.mark.parametrize('n_workers', [0,1])
+def test_nothing_is_warned_of(path, tmp_path, n_workers):
+    "The first image that is read, the first copy that is made: no function is called that its library warns of"
+    assert in_python(strict, tmp_path, path, n_workers).splitlines()[-1]=='2 True'

@@ -11,9 +11,10 @@ __all__ = []
 from copy import copy
 from fastai.vision.all import *
 from PIL.JpegImagePlugin import JpegImageFile
-from torchvision.io import ImageReadMode, decode_jpeg
 from .files import fresh, is_from, reads_as_fastai, wrapped
 from .pixels import Pixels, image_planes, resize_planes, torch_modes
+try: from torchcodec.decoders import decode_jpeg
+except (ImportError,OSError,RuntimeError): decode_jpeg = None     # not installed, or for another PyTorch
 
 # %% ../../nbs/load/03_read.ipynb #64b4a441
 class _Jpeg(JpegImageFile):
@@ -36,13 +37,14 @@ def decode_image(f, mode):
     f.load()
     return f if f.mode==mode else f.convert(mode)
 
-_read_modes = {'RGB':ImageReadMode.RGB, 'L':ImageReadMode.GRAY}
+_codec_modes = {'RGB':'RGB', 'L':'GRAY'}
 
 def decode_planes(f, mode):
-    "The pixels of `f`, channels first; by torchvision, which is faster, if it is a JPEG at its own size"
-    if isinstance(f, _Jpeg) and f.mode==mode and not f.decoderconfig:
+    "The pixels of `f`, channels first; by torchcodec, if installed, from a JPEG at its own size"
+    is_plain = isinstance(f, _Jpeg) and f.mode==mode and not f.decoderconfig and 'exif' not in f.info
+    if decode_jpeg and is_plain:      # with EXIF, torchcodec may turn it
         data = Path(f.filename).read_bytes() if f.filename else f.fp.getvalue()
-        try: return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), _read_modes[mode])
+        try: return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=_codec_modes[mode])
         except RuntimeError: pass       # Pillow says what is wrong with it
     return image_planes(decode_image(f, mode))
 
