@@ -116,7 +116,7 @@ def filled(self:CropItems, idxs, bs):
     "`idxs`, whose pixels are there; worker processes see to those of the next batches"
     p = self.pixels
     if all(p.seen[r] for r in map(p.rows.get, self.files) if r is not None): yield from idxs; return
-    loader = torch.utils.data.DataLoader(_Fill(p, self.files), bs, sampler=list(idxs), num_workers=self.n_workers,
+    loader = torch.utils.data.DataLoader(_Fill(p, self.files), bs, sampler=idxs, num_workers=self.n_workers,
                                          collate_fn=list, generator=torch.Generator())      # draws nothing of others
     for b in loader: yield from b
 
