@@ -117,7 +117,7 @@ def filled(self:CropItems, idxs, bs):
     p = self.pixels
     if all(p.seen[r] for r in map(p.rows.get, self.files) if r is not None): yield from idxs; return
     loader = torch.utils.data.DataLoader(_Fill(p, self.files), bs, sampler=idxs, num_workers=self.n_workers,
-                                         collate_fn=list, generator=torch.Generator())      # draws nothing of others
+                                         collate_fn=list, generator=torch.Generator())
     for b in loader: yield from b
 
 # %% ../../nbs/load/05_batches.ipynb #74211b1f
@@ -145,8 +145,7 @@ def batch_at_once(dl):
     if not _is_usual(dl) or not isinstance(read := dl.dataset.tls[0].tfms.fs[-1], ReadImage): return
     pixels = read.cache if isinstance(read.cache, Pixels) else None
     dl.crops = CropItems(dl.dataset, pixels)
-    for f in (before_iter,create_batches):
-        setattr(dl, f.__name__, MethodType(f, dl))      # of this loader: what `dl.new` makes is fastai's
+    dl.before_iter,dl.create_batches = (MethodType(o, dl) for o in (before_iter,create_batches))     # not `dl.new`'s
 
 # %% ../../nbs/load/05_batches.ipynb #2b7c7b3d
 def keeps_pixels(dl):

@@ -14,7 +14,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from .files import fresh, is_from, reads_as_fastai, wrapped
 from .pixels import Pixels, image_planes, resize_planes, torch_modes
 try: from torchcodec.decoders import decode_jpeg
-except (ImportError,OSError,RuntimeError): decode_jpeg = None     # not installed, or for another PyTorch
+except (ImportError,OSError,RuntimeError): decode_jpeg = None     # or for another PyTorch
 
 # %% ../../nbs/load/03_read.ipynb #64b4a441
 class _Jpeg(JpegImageFile):
@@ -37,14 +37,11 @@ def decode_image(f, mode):
     f.load()
     return f if f.mode==mode else f.convert(mode)
 
-_codec_modes = {'RGB':'RGB', 'L':'GRAY'}
-
 def decode_planes(f, mode):
-    "The pixels of `f`, channels first; by torchcodec, if installed, from a JPEG at its own size"
-    is_plain = isinstance(f, _Jpeg) and f.mode==mode and not f.decoderconfig and 'exif' not in f.info
-    if decode_jpeg and is_plain:      # with EXIF, torchcodec may turn it
-        data = Path(f.filename).read_bytes() if f.filename else f.fp.getvalue()
-        try: return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=_codec_modes[mode])
+    "The pixels of `f`, channels first; by torchcodec if a JPEG has its own size and no EXIF to turn by"
+    if decode_jpeg and isinstance(f, _Jpeg) and f.mode==mode and not f.decoderconfig and 'exif' not in f.info:
+        data = bytearray(Path(f.filename).read_bytes() if f.filename else f.fp.getvalue())
+        try: return decode_jpeg(torch.frombuffer(data, dtype=torch.uint8), mode={'L':'GRAY'}.get(mode, mode))
         except RuntimeError: pass       # Pillow says what is wrong with it
     return image_planes(decode_image(f, mode))
 
