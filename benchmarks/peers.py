@@ -1,11 +1,12 @@
 """How fast others load the same images: 3,000 JPEGs of 500x375 px to batches of 64, uint8, each the largest square at a
-random place resized to S x S; two workers, rounds in turn, medians. Decoded copies are filled beforehand.
+random place resized to S x S; two workers, rounds in turn, medians. Decoded copies are filled beforehand. Then at 128
+px, each loader in a process of its own: seconds to prepare, disk, and memory of process and workers in an epoch.
 
 timm crops at random as it does, 75% to 100% of the area. What is not installed is skipped with a line:
 `pip install timm webdataset`. numpy copies slices of one array that holds all images at their size: nothing is read,
-decoded or resized."""
+decoded or resized. Ours decodes with torchcodec, if it is installed. FFCV and DALI need environments of their own."""
 import importlib.metadata, warnings; warnings.filterwarnings('ignore')
-import tarfile
+import json, multiprocessing, subprocess, sys, tarfile
 from fastai.vision.all import *
 from fastai_progresize.all import *
 from torchvision.io import decode_jpeg, read_file
@@ -15,6 +16,7 @@ from table import save_rows
 from loading import Alone, bare_map, items_only
 
 workers,bs,sizes = 2,64,(224,128,64)
+shards,copies = (fastai_path('data')/o for o in ('benchmark-shards','benchmark-peers'))
 loader = partial(torch.utils.data.DataLoader, batch_size=bs, num_workers=workers)
 
 def images(): return photos(3000, 300)
@@ -40,15 +42,14 @@ def timm_files(size):
 
 def webdataset_shards(size):
     import webdataset as wds
-    path = fastai_path('data')/'benchmark-shards'
-    if not path.exists():
-        path.mkdir(parents=True)
+    if not shards.exists():
+        shards.mkdir(parents=True)
         for i,part in enumerate(chunked(files(), 500)):
-            with tarfile.open(path/f'{i}.tar', 'w') as tar:
+            with tarfile.open(shards/f'{i}.tar', 'w') as tar:
                 for f in part: tar.add(f, f.name)
     def _read(s): return _square(decode_jpeg(torch.frombuffer(bytearray(s['jpg']), dtype=torch.uint8)), size),
-    shards = [str(o) for o in path.ls(file_exts='.tar').sorted()]
-    ds = wds.WebDataset(shards, shardshuffle=len(shards), seed=0).shuffle(500).map(_read).batched(bs, partial=False)
+    names = [str(o) for o in shards.ls(file_exts='.tar').sorted()]
+    ds = wds.WebDataset(names, shardshuffle=len(names), seed=0).shuffle(500).map(_read).batched(bs, partial=False)
     return loader(ds, batch_size=None)
 
 def _block(): return DataBlock((ImageBlock,CategoryBlock), get_items=get_image_files, get_y=parent_label,
@@ -66,7 +67,7 @@ def our_files(size):
 @functools.cache
 def our_copies(size):
     dls = _block().new(item_tfms=Resize(size)).dataloaders(images(), bs=bs, num_workers=workers)
-    dls = dls.fast(cache=fastai_path('data')/'benchmark-peers', decoded=True)
+    dls = dls.fast(cache=copies, decoded=True)
     for _ in range(2): L(iter(items_only(dls))).map(noop)
     return items_only(dls)
 
@@ -75,7 +76,8 @@ def numpy_workers(size): return bare_map(our_copies(size).crops.pixels)
 def numpy_alone(size): return Alone(our_copies(size).crops.pixels)
 
 peers = {'the book': (book_files,'fastai'), 'timm': (timm_files,'timm'),
-         'webdataset, torchvision': (webdataset_shards,'webdataset'), 'torchvision': (torchvision_files,'torchvision'), 'ours, files as they are': (our_files,'fastai'),
+         'webdataset, torchvision': (webdataset_shards,'webdataset'),
+         'torchvision': (torchvision_files,'torchvision'), 'ours, files as they are': (our_files,'fastai'),
          'ours, decoded copies': (our_copies,'fastai'), 'numpy, two workers': (numpy_workers,'numpy'),
          'numpy, no worker': (numpy_alone,'numpy')}
 
@@ -99,9 +101,35 @@ def rows(rounds):
         for k,o in pd.DataFrame(found).median().items():
             yield dict(loader=k, version=importlib.metadata.version(peers[k][1]), size=size, rate=o)
 
+def _pss(pid):
+    "Memory of a process, what it shares with others divided by their number, MiB"
+    return int(re.search(r'^Pss: +(\d+)', Path(f'/proc/{pid}/smaps_rollup').read_text(), re.M)[1])/1024
+
+def _workers(): return [o.pid for o in multiprocessing.active_children()]
+
+def cost(name, size=128):
+    "What a loader needs before its first epoch and in it"
+    images()
+    for o in (shards,copies): shutil.rmtree(o, ignore_errors=True)
+    start = time.perf_counter()
+    dl = peers[name][0](size)
+    res = dict(loader=name, size=size, seconds=time.perf_counter()-start, memory=0)
+    for i,_ in enumerate(dl):
+        if i%10==5: res['memory'] = max(res['memory'], sum(map(_pss, [os.getpid(),*_workers()])))
+    return res | dict(disk=sum(o.stat().st_size for d in (shards,copies) for o in d.rglob('*') if o.is_file())/2**20)
+
+def costs():
+    for name in peers:
+        r = subprocess.run([sys.executable,__file__,'--only',name], capture_output=True, text=True)
+        if r.returncode==0: yield json.loads(r.stdout.splitlines()[-1])
+
 @call_parse
 def main(
     rounds:int=5, # Rounds in turn
+    only:str='', # Print what one loader needs
 ):
     "Measure, print and save"
-    save_rows('peers', rows(rounds))
+    if only: print(json.dumps(cost(only)))
+    else:
+        save_rows('peers', rows(rounds))
+        save_rows('peers_cost', costs())

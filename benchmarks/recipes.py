@@ -5,37 +5,88 @@ Appends a row per run to `recipes.csv` as it ends; runs that are there already a
 with nothing beside them: only their seconds count."""
 import os, warnings; warnings.filterwarnings('ignore')
 os.environ.setdefault('OMP_WAIT_POLICY', 'passive')   # threads that wait leave the cores to the workers
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fastai.vision.all import *
 from fastai_progresize.all import *
 from fastai_progresize.samples import glyphs, small_resnet
 from fastai_progresize.schedule import fits
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+from drawings import drawings
 from elpv import elpv
 
 here,final = Path(__file__).parent,128
 csv = here/'recipes.csv'
 letters_tfms = dict(do_flip=False, mult=0, max_zoom=1.)      # the letters are turned and lit already
-datasets = dict(elpv=(elpv, dict(flip_vert=True)),
-                letters=(partial(glyphs, 1500, 1000, scale=(.25,.45)), letters_tfms),
+cells,letters = (elpv, dict(flip_vert=True)),(partial(glyphs, 1500, 1000, scale=(.25,.45)), letters_tfms)
+datasets = dict(elpv=cells, letters=letters, elpv96=cells, letters96=letters, drawings=(drawings, {}),
                 small=(partial(glyphs, 1500, 1000), letters_tfms))      # too small: 15 points lost at .57 of the size
+finals = dict(elpv96=96, letters96=96, drawings=96)     # px; the others' is 128
+
+def _below(final): return round(.85*final/16)*16
+
+class Average(Callback):
+    "An exponential average of the weights, with which the run ends"
+    def before_fit(self):
+        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(.99), use_buffers=True)
+    def after_batch(self):
+        if self.training: self.average.update_parameters(self.model)
+    def after_fit(self): self.model.load_state_dict(self.average.module.state_dict())
+
+class EstimateBN(Callback):
+    "Estimate the statistics of BatchNorm anew, from an epoch of training data: at the last size `first`, or in the end"
+    def __init__(self, first): self.first = first
+    def before_epoch(self):
+        if self.first and self.epoch==self.n_epoch-round(self.n_epoch/3): self.estimate()
+    def after_train(self):
+        if not self.first and self.epoch==self.n_epoch-1: self.estimate()
+    def estimate(self): update_bn(self.dls.train, self.model)
+
+class ByPixels(Callback):
+    "The lr follows the share of the pixels, not of the epochs"
+    order = ParamScheduler.order-1
+    def __init__(self, sizes): self.ends = np.cumsum([0, *np.square(sizes)])
+    def before_batch(self):
+        if not self.training: return
+        a,b = self.ends[self.epoch:self.epoch+2]
+        self.learn.progressive_schedule.pct = (a+(b-a)*self.iter/self.n_iter)/self.ends[-1]
+
+class HeadOnly(Callback):
+    "In the last epoch BatchNorm and the last layer are trained alone"
+    def before_epoch(self):
+        if self.epoch<self.n_epoch-1: return
+        for m in self.model.modules():
+            for p in m.parameters(recurse=False): p.requires_grad_(isinstance(m, (nn.BatchNorm2d,nn.Linear)))
+
+extras = dict(
+    bn=('BatchNorm estimated anew before the last size', lambda sizes: EstimateBN(True)),
+    bnend=('BatchNorm estimated anew in the end', lambda sizes: EstimateBN(False)),
+    average=('the weights averaged', lambda sizes: Average()),
+    pixels=('the lr by pixels', ByPixels),
+    last=('the last epoch at that size', lambda sizes: None),
+    lasthead=('the last epoch at that size, of BatchNorm and the head', lambda sizes: HeadOnly()))
 
 @dataclass(frozen=True)
 class Recipe:
     "How a run trains"
     fit:str                # As `Plan` has it
     start:float=1.         # First size, relative to the final one
-    growth:str='2'         # '2' or '3' sizes, 'grow' by 16 px, 'only' the first
+    growth:str='2'         # '2' or '3' sizes, 'grow' by 16 px, 'only' the first, 'below': 3, the last of .85
     share:float=.25        # Share of the epochs at the final size
     aug:float=1.           # Strength of augmentation at the first size
+    extra:str=''           # One of `extras`
 
     def __str__(self):
-        if self.start==1: return f"{self.fit}-fixed"
-        return f"{self.fit}-{self.start:g}-{self.growth}-{self.share:g}" + ('' if self.aug==1 else f"-{self.aug:g}")
+        more = self.extra and f'+{self.extra}'
+        if self.start==1: return f"{self.fit}-fixed{more}"
+        aug = '' if self.aug==1 else f"-{self.aug:g}"
+        return f"{self.fit}-{self.start:g}-{self.growth}-{self.share:g}{aug}{more}"
 
     @classmethod
     def named(cls, s):
+        s,_,extra = s.partition('+')
         fit,start,*more = s.split('-')
-        return cls(fit) if start=='fixed' else cls(fit, float(start), more[0], *map(float, more[1:]))
+        if start=='fixed': return cls(fit, extra=extra)
+        return cls(fit, float(start), more[0], *map(float, more[1:]), extra=extra)
 
     @property
     def label(self):
@@ -43,12 +94,19 @@ class Recipe:
         first = round(final*self.start/8)*8
         if self.start==1: return f"{self.fit}, {final} px throughout"
         if self.growth=='only': return f"{self.fit}, {first} px throughout, tested at {final} px"
+        if self.growth=='below': return f"{self.fit}, {first} to {_below(final)} px, tested at {final} px{self.more}"
         mid = {'2':'', '3':f' {round((first+final)/2/16)*16},', 'grow':' growing,'}[self.growth]
         aug = '' if self.aug==1 else f', augmentation from {self.aug:.0%}'
-        return f"{self.fit}, {first},{mid} {final} px, {self.share:.0%} of the epochs last{aug}"
+        return f"{self.fit}, {first},{mid} {final} px, {self.share:.0%} of the epochs last{aug}{self.more}"
 
-    def sizes(self, n_epoch):
+    @property
+    def more(self): return self.extra and f', {extras[self.extra][0]}'
+
+    def sizes(self, n_epoch, final=final):
         "The size of each epoch, px"
+        if self.growth=='below':
+            sizes = replace(self, growth='3').sizes(n_epoch, _below(final))
+            return sizes[:-1]+[final] if self.extra.startswith('last') else sizes
         if self.start==1: return [final]*n_epoch
         first,last = round(final*self.start/8)*8,max(1, round(self.share*n_epoch))
         before = n_epoch-last
@@ -61,8 +119,8 @@ class Recipe:
         grown = [first + (final-first)*(i+1)/(before-flat+1) for i in range(before-flat)]
         return [first]*flat + [round(o/16)*16 for o in grown] + [final]*last
 
-    def plan(self, n_epoch, bs, lr):
-        sizes = self.sizes(n_epoch)
+    def plan(self, n_epoch, bs, lr, final=final):
+        sizes = self.sizes(n_epoch, final)
         counts = {o: sizes.count(o) for o in sorted(set(sizes))}
         def _stage(i, size, n):
             if not i or self.fit!='fine_tune': return Stage(size, n)
@@ -70,7 +128,8 @@ class Recipe:
             return Stage(size, n-frozen, freeze_epochs=frozen)
         stages = [_stage(i, *o) for i,o in enumerate(counts.items())]
         lr_max = lr if fits[self.fit].is_whole else [lr if i==0 else lr/3 for i in range_of(stages)]
-        res = Plan(stages, bs=bs, fit=self.fit, lr_max=lr_max, aug=None if self.aug==1 else (self.aug,1.))
+        below = dict(pct_start=1-self.share) if self.growth=='below' else {}
+        res = Plan(stages, bs=bs, fit=self.fit, lr_max=lr_max, aug=None if self.aug==1 else (self.aug,1.), **below)
         assert res.n_epoch==n_epoch, res
         return res
 
@@ -82,20 +141,24 @@ def is_done(**key):
 
 def run(data, recipe, n_epoch, seed, bs, lr, num_workers, timed):
     "One run as a row"
-    make,tfms = datasets[data]
+    (make,tfms),final = datasets[data],finals.get(data, 128)
     get = partial(get_dls, path=make(), num_workers=num_workers, cache=True, **tfms)
     set_seed(seed)
     dls = get(final, bs)
     learn = Learner(dls, small_resnet(dls.c), loss_func=CrossEntropyLossFlat(), metrics=accuracy)
-    plan = recipe.plan(n_epoch, bs, lr)
+    plan = recipe.plan(n_epoch, bs, lr, final)
+    cbs = extras[recipe.extra][1](recipe.sizes(n_epoch, final)) if recipe.extra else None
+    valid = dict(valid_size=final) if recipe.growth=='below' else {}
     start = time.perf_counter()
-    with learn.no_bar(), learn.no_logging(): learn.fit_progressive(plan, get_dls=get)
+    with learn.no_bar(), learn.no_logging(): learn.fit_progressive(plan, get_dls=get, cbs=cbs, **valid)
     seconds = time.perf_counter()-start
     h = learn.stage_history
+    with learn.no_bar(): last = dict(zip(('valid_loss','accuracy'), learn.validate(dl=dls.valid)))
     pixel_epochs = sum(s.pixels*s.total for s in plan)/final**2
     return dict(data=data, recipe=str(recipe), epochs=n_epoch, seed=seed, lr=lr, bs=bs, timed=timed,
                 sizes=' '.join(f'{s.size}x{s.total}' for s in plan), pixel_epochs=round(pixel_epochs, 4),
-                seconds=round(seconds, 2), **h.iloc[-1][['accuracy','valid_loss','train_loss']].astype(float).round(5),
+                seconds=round(seconds, 2), accuracy=round(last['accuracy'], 5),
+                valid_loss=round(last['valid_loss'], 5), train_loss=round(h.train_loss.iloc[-1], 5),
                 threads=torch.get_num_threads(), num_workers=num_workers, torch=torch.__version__)
 
 default,control,usual_lr = 'flat_cos-0.5-3-0.33','flat_cos-fixed',4e-3

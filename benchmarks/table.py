@@ -71,7 +71,9 @@ def peers():
     df = load('peers')
     names = (df.loader+np.where(df.loader.str.startswith(('ours','numpy')), '', ' ('+df.version+')')).unique()
     res = pd.DataFrame({f'{s} px': df[df['size']==s].rate.values for s in _sizes}, index=names)
-    return res.style.format('{:,.0f}')
+    titles = dict(seconds='to prepare, s', disk='disk, MiB', memory='memory, MiB')
+    needs = load('peers_cost').set_index('loader').loc[df.loader.unique(), list(titles)].set_index(res.index)
+    return res.join(needs.rename(columns=titles)).style.format('{:,.0f}')
 
 def folded(title, *names, digits=3):
     "The rows saved under `names`, to be unfolded"
