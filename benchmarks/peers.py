@@ -103,7 +103,8 @@ def rows(rounds):
 
 def _pss(pid):
     "Memory of a process, what it shares with others divided by their number, MiB"
-    return int(re.search(r'^Pss: +(\d+)', Path(f'/proc/{pid}/smaps_rollup').read_text(), re.M)[1])/1024
+    try: return int(re.search(r'^Pss: +(\d+)', Path(f'/proc/{pid}/smaps_rollup').read_text(), re.M)[1])/1024
+    except OSError: return 0        # it has just ended
 
 def _workers(): return [o.pid for o in multiprocessing.active_children()]
 
