@@ -163,10 +163,14 @@ def run(data, recipe, n_epoch, seed, bs, lr, num_workers, timed):
 
 default,control,usual_lr = 'flat_cos-0.5-3-0.33','flat_cos-fixed',4e-3
 
+def by_seed(df, data, epochs, measure):
+    "A row per seed, a column per recipe"
+    df = df[(df.data==data) & (df.epochs==epochs) & (df.lr==usual_lr) & ~df.timed]
+    return df.pivot(index='seed', columns='recipe', values=measure)
+
 def accuracies(df, data, epochs):
     "Accuracy in percent, a row per seed, a column per recipe"
-    df = df[(df.data==data) & (df.epochs==epochs) & (df.lr==usual_lr) & ~df.timed]
-    return 100*df.pivot(index='seed', columns='recipe', values='accuracy')
+    return 100*by_seed(df, data, epochs, 'accuracy')
 
 def less(a, b):
     "Mean of the differences in pairs of a seed, its standard error, and the number of pairs"
@@ -219,6 +223,20 @@ def compare_table(df, datas=('elpv','letters'), epochs=(12,6)):
         for k,(m,o) in by.items():
             row[f'less as many {k}'] = f'{show(*o)} ({m} epochs)' if o else ''
         rows[f'{data}, {n} epochs'] = row
+    return pd.DataFrame(rows).T
+
+controls = {'one cycle': 'single_cycle-fixed', 'flat lr, then falling': control}
+
+def against(df, data, recipe=default, epochs=12):
+    "A row per control at the final size and budget: how much `recipe` is above it, in pairs of a seed"
+    rows,ns = {},{'epochs': epochs, 'seconds': round(epochs*time_ratio(df, data))}
+    for (label,k),(what,n) in itertools.product(controls.items(), ns.items()):
+        def _of(measure): return [by_seed(df, data, m, measure).get(c) for m,c in ((epochs,recipe),(n,k))]
+        acc,loss = _of('accuracy'),_of('valid_loss')
+        if any(o is None for o in acc): continue
+        acc,loss = less(*(100*o for o in acc)),less(*loss)
+        rows[data,f'{label}, as many {what} ({n} epochs)'] = {
+            'pairs': acc[2], 'accuracy': show(*acc), 'validation loss': f'{loss[0]:+.3f} ± {loss[1]:.3f}'}
     return pd.DataFrame(rows).T
 
 costs = dict(pixels='pixels, epochs at 128 px', seconds='seconds, 2 CPU cores')
