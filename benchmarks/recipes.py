@@ -94,8 +94,10 @@ class Recipe:
         first = round(final*self.start/8)*8
         if self.start==1: return f"{self.fit}, {final} px throughout"
         if self.growth=='only': return f"{self.fit}, {first} px throughout, tested at {final} px"
-        if self.growth=='below': return f"{self.fit}, {first} to {_below(final)} px, tested at {final} px{self.more}"
-        mid = {'2':'', '3':f' {round((first+final)/2/16)*16},', 'grow':' growing,'}[self.growth]
+        if self.growth=='below':
+            sizes = [round(_below(final)*o/8)*8 for o in (self.start,1)]
+            return f"{self.fit}, {sizes[0]} to {sizes[1]} px, tested at {final} px{self.more}"
+        mid = {'2':'', '3':f' {round((first+final)/2/8)*8},', 'grow':' growing,'}[self.growth]
         aug = '' if self.aug==1 else f', augmentation from {self.aug:.0%}'
         return f"{self.fit}, {first},{mid} {final} px, {self.share:.0%} of the epochs last{aug}{self.more}"
 
@@ -114,7 +116,7 @@ class Recipe:
         if self.growth=='2': return [first]*before + [final]*last
         if self.growth=='3':
             n = math.ceil(before*.6)
-            return [first]*n + [round((first+final)/2/16)*16]*(before-n) + [final]*last
+            return [first]*n + [round((first+final)/2/8)*8]*(before-n) + [final]*last
         flat = n_epoch//2
         grown = [first + (final-first)*(i+1)/(before-flat+1) for i in range(before-flat)]
         return [first]*flat + [round(o/16)*16 for o in grown] + [final]*last
