@@ -33,7 +33,7 @@ class Average(Callback):
     def after_fit(self): self.model.load_state_dict(self.average.module.state_dict())
 
 class EstimateBN(Callback):
-    "Estimate the statistics of BatchNorm anew, from an epoch of training data: at the last size `first`, or in the end"
+    "Estimate the statistics of BatchNorm again, from an epoch of training data: at the last size `first`, or in the end"
     def __init__(self, first): self.first = first
     def before_epoch(self):
         if self.first and self.epoch==self.n_epoch-round(self.n_epoch/3): self.estimate()
@@ -58,8 +58,8 @@ class HeadOnly(Callback):
             for p in m.parameters(recurse=False): p.requires_grad_(isinstance(m, (nn.BatchNorm2d,nn.Linear)))
 
 extras = dict(
-    bn=('BatchNorm estimated anew before the last size', lambda sizes: EstimateBN(True)),
-    bnend=('BatchNorm estimated anew in the end', lambda sizes: EstimateBN(False)),
+    bn=('BatchNorm estimated again before the last size', lambda sizes: EstimateBN(True)),
+    bnend=('BatchNorm estimated again in the end', lambda sizes: EstimateBN(False)),
     average=('the weights averaged', lambda sizes: Average()),
     pixels=('the lr by pixels', ByPixels),
     last=('the last epoch at that size', lambda sizes: None),
