@@ -14,7 +14,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from .files import fresh, is_from, reads_as_fastai, wrapped
 from .pixels import Pixels, image_planes, resize_planes, torch_modes
 try: from torchcodec.decoders import decode_jpeg
-except (ImportError,OSError,RuntimeError): decode_jpeg = None     # for another PyTorch
+except (ImportError,OSError,RuntimeError): decode_jpeg = None     # missing or unusable
 
 # %% ../../nbs/load/03_read.ipynb #64b4a441
 class _Jpeg(JpegImageFile):
