@@ -18,9 +18,10 @@ here,final = Path(__file__).parent,128
 csv = here/'recipes.csv'
 letters_tfms = dict(do_flip=False, mult=0, max_zoom=1.)      # the letters are turned and lit already
 cells,letters = (elpv, dict(flip_vert=True)),(partial(glyphs, 1500, 1000, scale=(.25,.45)), letters_tfms)
-datasets = dict(elpv=cells, letters=letters, elpv96=cells, letters96=letters, drawings=(drawings, {}),
+datasets = dict(elpv=cells, letters=letters, elpv96=cells, letters96=letters, elpv64=cells, letters64=letters,
+                drawings=(drawings, {}),
                 small=(partial(glyphs, 1500, 1000), letters_tfms))      # too small: 15 points lost at .57 of the size
-finals = dict(elpv96=96, letters96=96, drawings=96)     # px; the others' is 128
+finals = dict(elpv96=96, letters96=96, elpv64=64, letters64=64, drawings=96)     # px; the others' is 128
 
 def _below(final): return round(.85*final/16)*16
 
@@ -163,7 +164,9 @@ def run(data, recipe, n_epoch, seed, bs, lr, num_workers, timed):
                 valid_loss=round(last['valid_loss'], 5), train_loss=round(h.train_loss.iloc[-1], 5),
                 threads=torch.get_num_threads(), num_workers=num_workers, torch=torch.__version__)
 
+# The choice, before any run on the drawings: from 96 px on the default begins with at least 64 px
 default,control,usual_lr = 'flat_cos-0.5-3-0.33','flat_cos-fixed',4e-3
+default_96 = 'flat_cos-0.67-3-0.33'
 
 def by_seed(df, data, epochs, measure):
     "A row per seed, a column per recipe"
@@ -227,18 +230,30 @@ def compare_table(df, datas=('elpv','letters'), epochs=(12,6)):
         rows[f'{data}, {n} epochs'] = row
     return pd.DataFrame(rows).T
 
-controls = {'one cycle': 'single_cycle-fixed', 'flat lr, then falling': control}
+controls = {'fit_one_cycle': 'single_cycle-fixed', 'fit_flat_cos': control}
 
-def against(df, data, recipe=default, epochs=12):
-    "A row per control at the final size and budget: how much `recipe` is above it, in pairs of a seed"
-    rows,ns = {},{'epochs': epochs, 'seconds': round(epochs*time_ratio(df, data))}
+def pairs(df, data, control, epochs, n=None, recipe=default):
+    """How much `recipe` in `epochs` epochs is above `control` in `n`, in pairs of a seed: of the accuracy, in points, and of
+    the validation loss the mean, its standard error and the number of pairs; None without two pairs"""
+    def _of(measure):
+        a,b = (by_seed(df, data, m, measure).get(k) for m,k in ((epochs,recipe),(n or epochs,control)))
+        return None if a is None or b is None else less(a, b)
+    acc,loss = _of('accuracy'),_of('valid_loss')
+    return None if acc is None or acc[2]<2 else ((100*acc[0],100*acc[1],acc[2]),loss)
+
+def same_seconds(df, data, epochs=12):
+    "Epochs at the final size that take as long as `epochs` of the default"
+    return round(epochs*time_ratio(df, data))
+
+def against(df, data, epochs=12):
+    "A row per control at the final size, for as many epochs and as many seconds: how much the default is above it"
+    rows,ns = {},{'as many epochs': epochs, 'as many seconds': same_seconds(df, data, epochs)}
     for (label,k),(what,n) in itertools.product(controls.items(), ns.items()):
-        def _of(measure): return [by_seed(df, data, m, measure).get(c) for m,c in ((epochs,recipe),(n,k))]
-        acc,loss = _of('accuracy'),_of('valid_loss')
-        if any(o is None for o in acc): continue
-        acc,loss = less(*(100*o for o in acc)),less(*loss)
-        rows[data,f'{label}, as many {what} ({n} epochs)'] = {
-            'pairs': acc[2], 'accuracy': show(*acc), 'validation loss': f'{loss[0]:+.3f} ± {loss[1]:.3f}'}
+        found = pairs(df, data, k, epochs, n)
+        if not found: continue
+        acc,loss = found
+        rows[_titles[data],f'{label}({n}), {what}'] = {
+            'pairs': acc[2], 'accuracy, points': show(*acc), 'validation loss': f'{loss[0]:+.3f} ± {loss[1]:.3f}'}
     return pd.DataFrame(rows).T
 
 costs = dict(pixels='pixels, epochs at 128 px', seconds='seconds, 2 CPU cores')

@@ -23,8 +23,8 @@ class Stage:
     lr:float|slice=None # `lr_max` of `fit_one_cycle`, `base_lr` of `fine_tune`; None: learner's, later a third of it
     fit:str=None # 'fine_tune' or 'fit_one_cycle'; None: as the plan says
     freeze_epochs:int=None # Epochs with a frozen body that `fine_tune` begins with; None: one
-    n_acc:int=None # Images per step to accumulate gradients over, if memory holds fewer (bs='auto')
-    aug:float=None # Strength of augmentation, relative to the learner's transforms; None: as they are
+    n_acc:int=None # Images per step over which gradients accumulate (bs='auto')
+    aug:float=None # Strength of augmentation, relative to the transforms; None: as they are
     def __post_init__(self):
         object.__setattr__(self, 'size', short_size(self.size))
         check_count('n_epoch', self.n_epoch)
@@ -47,12 +47,12 @@ def _check_fit(self:Stage):
 # %% ../nbs/03_stage.ipynb #65281807
 @patch(as_prop=True)
 def n_frozen(self:Stage):
-    "Epochs with a frozen body that the stage begins with"
+    "Epochs with a frozen body at its start"
     return ifnone(self.freeze_epochs, 1) if self.fit and fits[self.fit].freezes else 0
 
 @patch(as_prop=True)
 def total(self:Stage):
-    "All epochs of the stage, including those with a frozen body"
+    "All epochs, including those with a frozen body"
     return self.n_epoch + self.n_frozen
 
 @patch(as_prop=True)
@@ -64,20 +64,21 @@ def pixels(self:Stage):
 def default_sizes(
     size:int|tuple, # Final size, px
     n:int=3, # Largest number of sizes
-)->list: # Sizes in px, smallest first and `size` last
-    "Up to three sizes, ending at `size`: half of it, three quarters of it, all of it"
+)->list: # Sizes, px, smallest first
+    "Up to three sizes, ending at `size`: the first is half of it, from 96 px on at least 64 px"
     check_count('n', n)
     short,long = sorted(hw(size))
     step = 16 if short>=128 else 4
     def _part(by):
         new = min(max(step, int(by*short)//step*step), short)
         return [new if o==short else min(round(long*new/short/4)*4, long) for o in hw(size)]
-    sizes = list(L(_part(.5), _part(.75), size).map(short_size).unique())
+    first = 64/short if 96<=short<128 else .5
+    sizes = list(L(_part(first), _part((1+first)/2), size).map(short_size).unique())
     return sizes if len(sizes)<=n else sizes[:n-1] + sizes[-1:]
 
 # %% ../nbs/03_stage.ipynb #bbf20454
 def default_shares(n):
-    "Shares of the epochs: a third for the final size, 5 and 3 parts in 8 of the rest for two sizes before it"
+    "Shares of the epochs: a third for the final size, 5/8 and 3/8 of the rest for two sizes before"
     before = list(range(2*n-1, 2, -2))
     return [2*o for o in before] + [sum(before) or 1]
 
@@ -87,7 +88,7 @@ def share_epochs(n_epoch, shares):
     if n_epoch<n:
         raise Invalid(('n_epoch',n_epoch), f" is less than the {n} sizes: pass at least {n} epochs, or fewer ",
                       ('`sizes`',))
-    res = [max(1, s*n_epoch//sum(shares)-n-1) for s in shares]      # a little too few, so that few are left to hand out
+    res = [max(1, s*n_epoch//sum(shares)-n-1) for s in shares]      # too few: the rest is handed out
     def _behind(i): return shares[i]*n_epoch - res[i]*sum(shares)
     for _ in range(n_epoch-sum(res)): res[max(range(n), key=_behind)] += 1
     return res
