@@ -1,4 +1,4 @@
-# `make demo` and `make test` do all the set-up; they need Python 3.10+ and internet access
+# `make demo` and `make test` set everything up; they need Python 3.10+ and internet access
 PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONWARNINGS ?= ignore

@@ -1,7 +1,7 @@
 "What the benchmarks share: runs in turn, the file of all results, their table and plot"
 import json
 from fastai.vision.all import *
-from IPython.display import HTML
+from IPython.display import Markdown
 
 results = Path(__file__).parent/'results.json'
 
@@ -26,59 +26,80 @@ def load(*names):
     res = json.loads(results.read_text())
     return pd.DataFrame([r for n in names for r in res.get(n, [])])
 
+def _rows(name, what): return first(r for r in json.loads(results.read_text())[name] if r.get('what')==what)
+
+def number(o): return f'{o:,.0f}' if abs(o)>=10 else f'{o:.1f}'
+
+def as_markdown(df):
+    "A table of Markdown: the text of the first column left, numbers right"
+    cells = df.astype(object).map(lambda o: o if isinstance(o, str) else number(o))
+    rows = [list(df), ['---'] + ['---:']*(df.shape[1]-1), *cells.values.tolist()]
+    return Markdown('\n'.join(f"| {' | '.join(r)} |" for r in rows))
+
+_sizes = 224,128,64
+_ours = 'get_dls {0}, decoded'
+
 def _rate(what, k='book'):
     "Images per second in the rows of decoded copies"
     df = load('decoded', 'over_slices')
     return [df[df.what==what.format(size)][k].item() for size in _sizes]
 
-_sizes = 224,128,64
+def _bars():
+    return {'the book': _rate(_ours), 'get_dls': _rate(_ours+', over get_dls {0}'),
+            'decoded copies': _rate(_ours, 'ours'), "numpy's slices": _rate(_ours+", over numpy's slices, no worker")}
 
 def plot_speed():
     "Images per second by size: the book's loading, this package's, decoded copies, numpy's slices alone"
-    fig,ax = plt.subplots(figsize=(8,3.2))
-    ours = 'get_dls {0}, decoded'
-    bars = {'the book': _rate(ours), 'get_dls': _rate(ours+', over get_dls {0}'),
-            'decoded copies': _rate(ours, 'ours'), "numpy's slices": _rate(ours+", over numpy's slices, no worker")}
-    for i,(name,rates) in enumerate(bars.items()):
-        color = ('grey','C0','C1','lightgrey')[i]
+    fig,ax = plt.subplots(figsize=(6.5,3.4))
+    for i,(name,rates) in enumerate(_bars().items()):
+        color = ('grey','C0','C1','darkgrey')[i]
         found = ax.bar(np.arange(3)+.2*i-.3, rates, .19, label=name, color=color)
-        ax.bar_label(found, [f'{o:,.0f}' for o in rates], fontsize=7)
+        ax.bar_label(found, [f'{o/1000:.0f}k' if o>=10_000 else f'{o:,.0f}' for o in rates], fontsize=7)
     ax.set(xticks=range(3), xticklabels=[f'{o} px' for o in _sizes], yscale='log', ylabel='images per second')
     ax.yaxis.set_major_formatter('{x:,.0f}')
     ax.legend(fontsize=8, loc='upper left', ncols=2)
     ax.set_ylim(100, 1e6)
     return fig
 
-def _row(name, r, unit=''):
-    values = [f'{o:,.0f}{unit}' if unit=='/s' else f'{o:.1f}{unit}' for o in (r.book,r.ours)]
-    return {'': name, 'before': values[0], 'now': values[1], 'ratio': f'{r.ratio:.3g}',
-            'range': f'{r.low:.3g} to {r.high:.3g}'}
+def _times(r, digits=0): return f"{r['ratio']:.{digits}f} ({r['low']:.{digits}f} to {r['high']:.{digits}f})"
 
-def summary():
-    "What matters of all that was measured, in eight rows"
-    df = load('decoded', 'filling', 'stand_in')
-    def _one(what): return df[df.what==what].iloc[0]
-    rows = [_row(f'decoded copies over the book, {s} px', _one(f'get_dls {s}, decoded'), '/s') for s in _sizes]
-    for s in (128,64):
-        rows.append(_row(f'decoded copies over none, {s} px', _one(f'get_dls {s}, decoded, over get_dls {s}'), '/s'))
-    rows.append(_row('the epoch that makes them, 64 px', _one('get_dls 64, the epoch that fills the copies'), ' s'))
-    rows += [_row(f'share of time over share of pixels, {o}', _one(f'64, 128, 224 px, {o}'), ' s')
-             for o in ('decoded','without copies')]
-    return pd.DataFrame(rows).style.hide()
+def rates():
+    "Images per second, and how many times as fast decoded copies are as the book: a row for each size"
+    bars,decoded = _bars(),[_rows('decoded', _ours.format(o)) for o in _sizes]
+    df = pd.DataFrame({k: bars[k] for k in ('the book','get_dls','decoded copies')})
+    df.insert(0, 'images per second', [f'{o} px' for o in _sizes])
+    return as_markdown(df.assign(**{'times the book': [_times(r) for r in decoded]}))
 
 def peers():
     "Images per second of several loaders, a row for each"
     df = load('peers')
     names = (df.loader+np.where(df.loader.str.startswith(('ours','numpy')), '', ' ('+df.version+')')).unique()
-    res = pd.DataFrame({f'{s} px': df[df['size']==s].rate.values for s in _sizes}, index=names)
+    res = pd.DataFrame({'images per second': names})
+    for s in _sizes: res[f'{s} px'] = df[df['size']==s].rate.values
     titles = dict(seconds='to prepare, s', disk='disk, MiB', memory='memory, MiB')
-    needs = load('peers_cost').set_index('loader').loc[df.loader.unique(), list(titles)].set_index(res.index)
-    return res.join(needs.rename(columns=titles)).style.format('{:,.0f}')
+    needs = load('peers_cost').set_index('loader').loc[df.loader.unique(), list(titles)]
+    for k,v in titles.items(): res[v] = needs[k].values
+    return as_markdown(res)
 
-def folded(title, *names, digits=3):
-    "The rows saved under `names`, to be unfolded"
-    df = load(*names)
-    columns = 'measure what book ours value ratio low high target'.split()
-    if 'measure' in df: df = df.reindex(columns=[o for o in columns if o in df])
-    table = df.style.hide().format(precision=digits, na_rep='').to_html()
-    return HTML(f'<details><summary>{title}</summary>{table}</details>')
+def sharpness():
+    "Sharpness over the book's, a row for each way to load"
+    df = load('sharpness', 'decoded_sharpness')
+    df['valid'] = df.measure.str.endswith('valid')
+    df['what'] = df.what.str.replace(r'(\d+)(, decoded|, cache)?$', r'\1 px\2', regex=True)
+    df = df.pivot(index='what', columns='valid', values='ratio').loc[df.what.unique()]
+    df.columns = 'training','validation'
+    df = df.map('{:.2f}'.format).reset_index(names="sharpness over the book's")
+    return as_markdown(df)
+
+more = (('batches', 'get_dls {}', 'batches of {} px, flips and warps on the CPU: images/s', (224,128,64)),
+        ('at_size', 'at_size {} of a DataBlock at 224', 'the same, `at_size({})` of a DataBlock at 224 px', (128,)),
+        ('large', '12 megapixels at {}', 'photographs of 12 megapixels to {} px: images/s', (128,)),
+        ('large', '12 megapixels at {}, cache', 'the same from small JPEGs', (128,)),
+        ('whole', 'xresnet18, 4 epochs at 64, fine_tune(2) at {}', 'a run at 64 and {} px on a CPU: s', (128,)))
+
+def more_figures():
+    "What else was measured against the book's loading"
+    rows = [(text.format(s), _rows(name, what.format(s))) for name,what,text,sizes in more for s in sizes]
+    rows = [{'': text, 'the book': r['book'], 'here': r['ours'], 'ratio': _times(r, 1 if r['ratio']>1 else 2)}
+            for text,r in rows]
+    return as_markdown(pd.DataFrame(rows))

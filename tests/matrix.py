@@ -1099,16 +1099,15 @@ cells = _all_cells()
 headings = dict(learner='Learner', data='Data', task='Task', callback='Callback, optimizer or loss',
                 option='Option of `fit_progressive`', after='Afterwards')
 
-def _words(factor, part):
-    "What becomes of a part in its simplest cell, and how many other parts it was tried with"
-    own = sorted((c for c in cells if c[factor]==part), key=lambda c: len(c.others))
-    says,n = own[0].says,len({(k,v) for o in own for k,v in o.others.items() if k!=factor})
-    result = f'refused: "{says}"' if says else 'works'
-    return f'| {part} | {result} | {n} |'
+def _says(factor, part):
+    "What the error says of a part in its simplest cell, '' if it works"
+    return min((c for c in cells if c[factor]==part), key=lambda c: len(c.others)).says
 
 def as_markdown():
-    "A table for each factor"
+    "A table for each factor: the parts that work in a row, then those that are refused, by what the error says"
     def _table(factor):
-        rows = [_words(factor, o) for o in factors[factor]]
-        return '\n'.join([f'| {headings[factor]} | | tried with |', '|---|---|---|', *rows])
+        rows = {}
+        for o in factors[factor]: rows.setdefault(_says(factor, o), []).append(o)
+        rows = [(f'refused: "{k}"' if k else 'works', '; '.join(v)) for k,v in rows.items()]
+        return '\n'.join([f'| {headings[factor]} | |', '|---|---|', *(f'| {a} | {b} |' for a,b in rows)])
     return '\n\n'.join([f'{len(cells)} runs', *map(_table, factors)])+'\n'

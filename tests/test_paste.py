@@ -1,17 +1,15 @@
-"Every visible code cell of every tutorial, pasted in order into a plain kernel, runs"
-import nbformat, pytest
+"Every visible block of code of every tutorial, of a cell or in the text, pasted in order into a plain kernel, runs"
+import nbformat, pytest, re
 from pathlib import Path
-from fastcore.docments import DocmentTbl
 from fastcore.nbio import read_nb
 from nbclient import NotebookClient
 from nbdev.config import get_config
 from nbdev.process import NBProcessor
-from fastai.vision.all import DataLoaders, Learner
-from fastai_progresize.all import Plan, get_dls
+from fastai_progresize._modidx import d
 
 root = Path(__file__).parent.parent
 tutorials = {o.stem: o for o in sorted((root/'nbs'/'tutorials').glob('*.ipynb'))}
-quick = 'quick_start','cheat_sheet','questions'
+quick = 'quick_start','from_your_loop','cheat_sheet','questions'
 skipped = {*get_config(root).tst_flags.split(), 'network', 'gpu'}
 
 # the pages draw thousands of images
@@ -26,51 +24,59 @@ _draw_few()
 del _draw_few
 """
 
-def code_cells(name):
-    "The visible code cells of a tutorial, each with its directives"
+def blocks(name):
+    "The visible code cells of a tutorial, each with its directives, and the blocks of Python in its text"
     for c in NBProcessor(tutorials[name], rm_directives=False, process=True).nb.cells:
         flags = getattr(c, 'directives_', None) or {}
         hidden = 'hide' in flags or 'false' in (flags.get('echo'),flags.get('include'))
         if c.cell_type=='code' and c.source.strip() and not hidden: yield c.source,set(flags)
+        if c.cell_type=='markdown': yield from ((o, set()) for o in in_text(c.source))
 
-def pasted(name): return [s for s,flags in code_cells(name) if not flags & skipped]
+def in_text(source):
+    "Blocks of Python; one that is the file of a script is not pasted"
+    return re.findall(r'^```python\n(.*?)^```$', source, re.MULTILINE|re.DOTALL)
+
+def pasted(name): return [s for s,flags in blocks(name) if not flags & skipped]
 
 def left_out():
     "The cells that need a network or a GPU, by tutorial"
-    cells = {k: [s for s,flags in code_cells(k) if flags & skipped] for k in tutorials}
+    cells = {k: [s for s,flags in blocks(k) if flags & skipped] for k in tutorials}
     return {k:o for k,o in cells.items() if o}
 
 def test_left_out():
     "Only the book's experiments and a pretrained model need what is not there"
     out = left_out()
     for k,cells in out.items(): print(k, *cells, sep='\n\n')
-    assert out.keys()=={'imagenette','cheat_sheet'}
+    assert out.keys()=={'imagenette','any_learner'}
     assert all('run_experiment(' in o for o in out['imagenette'])
-    pets, = out['cheat_sheet']
+    pets, = out['any_learner']
     assert 'vision_learner' in pets
 
 @pytest.mark.parametrize('name', tutorials)
 def test_colab(name):
-    "A link to Colab below the title, then a cell that installs there and does nothing elsewhere"
-    title,link,*_ = read_nb(tutorials[name]).cells
+    "A link to Colab below the title, and a first cell that installs there, does nothing elsewhere, and is not on the site"
+    title,link,*cells = read_nb(tutorials[name]).cells
     url = f'/fastai-progresize/fastai_progresize/blob/main/nbs/tutorials/{name}.ipynb'
-    assert link.source==f'[Open in Colab](https://colab.research.google.com/github{url})'
-    first = pasted(name)[0]
-    assert first.startswith('! [ -e /content ] && ') and get_config(root).git_url.removeprefix('https://') in first
+    badge = '[Open in Colab]' if name in ('evidence','worth_it') else '[![Open in Colab](../colab.svg)]'
+    assert link.source==f'{badge}(https://colab.research.google.com/github{url})'
+    first = next(c.source for c in cells if c.cell_type=='code')
+    assert first.removeprefix('#| hide\n').startswith('! [ -e /content ] && ')
+    assert get_config(root).git_url.removeprefix('https://') in first
+    assert name in ('evidence','worth_it') or first not in pasted(name)
 
 def test_columns():
     "Lines that are shown have at most 80 columns"
-    long = [(k, l) for k in tutorials for s,_ in code_cells(k) for l in s.splitlines()
+    long = [(k, l) for k in tutorials for s,_ in blocks(k) for l in s.splitlines()
             if len(l)>80 and not l.startswith('#|')]
     assert not long, long
 
-@pytest.mark.parametrize('f', [Learner.fit_progressive, Plan, Learner.preflight, get_dls, DataLoaders.at_size,
-                               DataLoaders.fast])
+@pytest.mark.parametrize('f', ['Learner.fit_progressive', 'Plan', 'Learner.preflight', 'get_dls', 'DataLoaders.at_size',
+                               'DataLoaders.fast'])
 def test_cheat_sheet(f):
-    "Every argument is in its table, as it is now"
-    tables = [''.join(o.data['text/markdown']) for c in read_nb(tutorials['cheat_sheet']).cells
-              if 'DocmentTbl(' in c.source for o in c.get('outputs', [])]
-    assert str(DocmentTbl(f)) in tables, 'run tools/run_nbs.py nbs/tutorials/cheat_sheet.ipynb'
+    "A link to the table of all arguments, in the reference, where `test_parameter_tables` finds it"
+    page,id = next(v for o in d['syms'].values() for k,(v,_) in o.items() if k.endswith(f'.{f}')).split('#')
+    text = '\n'.join(c.source for c in read_nb(tutorials['cheat_sheet']).cells if c.cell_type=='markdown')
+    assert f'](../{page}#{id})' in text
 
 @pytest.fixture
 def empty_home(tmp_path, monkeypatch):

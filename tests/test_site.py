@@ -53,7 +53,7 @@ def test_every_notebook_is_a_page(pages):
     assert names==set(pages)
     side = in_sidebar(pages['index.html'])
     assert side[0]=='index.html' and set(side)==names
-    some = 'tutorials/speed','learner','plan','data','load/fast','load/files','apps/commands','apps/folder'
+    some = 'tutorials/speed','learner','plan','load/folder','load/fast','data','apps/commands','load/files','apps/folder'
     order = [side.index(o+'.html') for o in some]
     assert order==sorted(order)
 
@@ -68,14 +68,19 @@ def is_typed(module):
     return importlib.import_module(module).__all__ or methods
 
 def test_sidebar(pages):
-    "What `from fastai_progresize.all import *` brings is in Reference; what a user does not call comes last"
+    "What `from fastai_progresize.all import *` brings is in Reference, and after it, folded, what a user does not call"
     got = sections(pages['index.html'])
     assert [o for o in got if o!='Help'][:4]==['Tutorials','Benchmarks','Reference','Internals']
     assert got['Benchmarks']==['tutorials/evidence.html','tutorials/speed.html']
     source = (root/'fastai_progresize/all.py').read_text()
     brings = re.findall(r'^from fastai_progresize\.([\w.]+) import', source, re.M)
     brings = {o for o in brings if is_typed(f'fastai_progresize.{o}')}
-    assert {o.replace('.', '/')+'.html' for o in brings} | {'apps/commands.html'}==set(got['Reference'])
+    n = len(got['Internals'])
+    called,internal = got['Reference'][:-n],got['Reference'][-n:]
+    assert {o.replace('.', '/')+'.html' for o in brings} | {'apps/commands.html'}==set(called)
+    assert internal==got['Internals']
+    folded = [o for o in pages['index.html'].select('li.sidebar-item-section') if o.find('a')['aria-expanded']=='false']
+    assert folded[0].select_one('.menu-text').text=='Internals'
     for o in ('load','checks','resume','apps'): assert {p.split('/')[0] for p in got[o]}=={o}      # its rooms
 
 def test_links_and_images(site, pages):
@@ -264,17 +269,19 @@ def test_all_accessible(tab, scheme):
     for o in page_names: check_accessible(tab, o)
 
 def test_keyboard(browser, url):
-    "The first key leads past the navigation; a section of the sidebar folds without a mouse"
+    "The first key leads past the navigation; a section of the sidebar unfolds and folds without a mouse"
     tab = browser.new_page(base_url=url)
     tab.goto('learner.html')
     tab.keyboard.press('Tab')
     tab.keyboard.press('Enter')
     assert tab.url.endswith('#quarto-document-content')
     section = tab.locator('#quarto-sidebar a', has_text='Internals')
+    room = tab.locator('#quarto-sidebar a', has_text='The run')
     section.focus()
-    tab.keyboard.press('Enter')
-    tab.locator('#quarto-sidebar a', has_text='distrib').wait_for(state='hidden', timeout=5000)
-    assert section.get_attribute('aria-expanded')=='false'
+    for expanded,state in (('true','visible'),('false','hidden')):
+        tab.keyboard.press('Enter')
+        room.wait_for(state=state, timeout=5000)
+        assert section.get_attribute('aria-expanded')==expanded
     tab.close()
 
 def test_phone(browser, url):

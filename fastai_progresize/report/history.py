@@ -160,16 +160,17 @@ def plot_stages(self:Learner,
     if any(o not in known for o in metrics):
         raise ValueError(f"metrics={metrics} are not all in the history: choose from {known}")
     plots = [losses] + [[o] for o in metrics]
-    fig,axs = plt.subplots(1, len(plots), figsize=figsize or (4.5*len(plots), 3), squeeze=False, layout='constrained')
+    figsize = figsize or (6, 2.2*len(plots))
+    fig,axs = plt.subplots(len(plots), figsize=figsize, squeeze=False, sharex=True, layout='constrained')
     if df.attrs: fig.suptitle(saved_text(df), fontsize='medium')
     spans = [(g.epoch.min(), g.epoch.max()+1, g['size'].iloc[0]) for _,g in df.groupby('stage')]
-    for ax,names in zip(axs[0], plots):
+    for ax,names in zip(axs.flat, plots):
         draw_stages(ax, spans)
         for o in names: ax.plot(df.epoch+1, df[o], marker='.', label=o)
-        ax.set_xlabel('epoch')
         if len(names)>1: ax.legend()
         else: ax.set_ylabel(names[0])
-    return list(axs[0])
+    ax.set_xlabel('epoch')
+    return list(axs.flat)
 
 # %% ../../nbs/report/00_history.ipynb #4f0d8033
 def _summary(df):

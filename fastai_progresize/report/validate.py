@@ -33,14 +33,15 @@ def _plot_sizes(df, own):
     "A plot for each column of `df`, with its best size, and the size of the learner's `dls` dotted"
     sides = [hw(o)[0] for o in df.index]
     names = df.columns[:-1]
-    _,axs = plt.subplots(1, len(names), figsize=(4.5*len(names), 3), squeeze=False, layout='constrained')
-    for ax,k in zip(axs[0], names):
+    _,axs = plt.subplots(len(names), figsize=(6, 2.2*len(names)), squeeze=False, sharex=True, layout='constrained')
+    for ax,k in zip(axs.flat, names):
         ax.plot(sides, df[k], marker='.')
         best = df.index.get_loc(_best(df[k]))
         ax.plot(sides[best], df[k].iloc[best], marker='o', ls='', color='C1', label=f'best: {df.index[best]} px')
         ax.axvline(hw(own)[0], color='grey', ls=':', lw=1, label='size of `learn.dls`')
-        ax.set(xlabel='size, px', ylabel=k)
+        ax.set_ylabel(k)
         ax.legend(fontsize='small')
+    ax.set_xlabel('size, px')
 
 # %% ../../nbs/report/01_validate.ipynb #92b9e94d
 @patch
