@@ -28,7 +28,7 @@ def load(*names):
 
 def _rows(name, what): return first(r for r in json.loads(results.read_text())[name] if r.get('what')==what)
 
-def number(o): return f'{o:,.0f}' if abs(o)>=10 else f'{o:.1f}'
+def number(o): return f'{o:,.0f}' if not o or abs(o)>=10 else f'{o:.1f}'
 
 def as_markdown(df):
     "A table of Markdown: the text of the first column left, numbers right"

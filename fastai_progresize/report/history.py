@@ -111,7 +111,7 @@ def after_epoch(self:StageRecorder):
 # %% ../../nbs/report/00_history.ipynb #6a5ba0f7
 def _time_saved(df, frozen):
     "Seconds of a run, about those of as many epochs at its last size, and the share saved; empty if not known"
-    if frozen.all(): frozen = ~frozen       # as it was throughout
+    if frozen.all(): frozen = ~frozen       # as it was
     last = df.seconds[(df.stage==df.stage.max()) & ~frozen]
     if df.stage.nunique()<2 or len(last)<2: return {}
     seconds,at_last = df.seconds.sum(),df.seconds[frozen].sum() + last.median()*(~frozen).sum()
@@ -149,9 +149,9 @@ def time_hint(df, decoded=False):
 @patch
 def plot_stages(self:Learner,
     metrics:list=None, # Names of metrics to plot; None: all of them
-    figsize:tuple=None, # Size of the figure, inches; None: by the number of plots
+    figsize:tuple=None, # Size of the figure, inches; None: by number of plots
 )->list: # matplotlib axes, losses first
-    "Plot losses and metrics of `stage_history` over the run, with the sizes behind"
+    "Plot losses and metrics of `stage_history`, with the sizes behind"
     df = self.stage_history
     if df.empty: raise ValueError("There is no history yet: train with `fit_progressive` first")
     known = list(df.columns[len(_first):-len(_last)])
@@ -160,7 +160,7 @@ def plot_stages(self:Learner,
     if any(o not in known for o in metrics):
         raise ValueError(f"metrics={metrics} are not all in the history: choose from {known}")
     plots = [losses] + [[o] for o in metrics]
-    figsize = figsize or (6, 2.2*len(plots))
+    figsize = figsize or (6,2.2*len(plots))
     fig,axs = plt.subplots(len(plots), figsize=figsize, squeeze=False, sharex=True, layout='constrained')
     if df.attrs: fig.suptitle(saved_text(df), fontsize='medium')
     spans = [(g.epoch.min(), g.epoch.max()+1, g['size'].iloc[0]) for _,g in df.groupby('stage')]

@@ -30,17 +30,17 @@ def _recalibrate(learn, dl, n_batch):
 def _best(col): return col.idxmin() if re.search('loss|error', col.name) else col.idxmax()
 
 def _plot_sizes(df, own):
-    "A plot for each column of `df`, with its best size, and the size of the learner's `dls` dotted"
+    "A plot per column of `df`: its best size, and dotted the size of the learner's `dls`"
     sides = [hw(o)[0] for o in df.index]
     names = df.columns[:-1]
-    _,axs = plt.subplots(len(names), figsize=(6, 2.2*len(names)), squeeze=False, sharex=True, layout='constrained')
+    _,axs = plt.subplots(len(names), figsize=(6,2.2*len(names)), squeeze=False, sharex=True, layout='constrained')
     for ax,k in zip(axs.flat, names):
         ax.plot(sides, df[k], marker='.')
         best = df.index.get_loc(_best(df[k]))
         ax.plot(sides[best], df[k].iloc[best], marker='o', ls='', color='C1', label=f'best: {df.index[best]} px')
         ax.axvline(hw(own)[0], color='grey', ls=':', lw=1, label='size of `learn.dls`')
         ax.set_ylabel(k)
-        ax.legend(fontsize='small')
+        ax.legend()
     ax.set_xlabel('size, px')
 
 # %% ../../nbs/report/01_validate.ipynb #92b9e94d
