@@ -23,7 +23,7 @@ demo: .venv/.installed          # train on sample images through growing sizes
 
 test: .venv/.dev                # run notebooks and tests: 15 minutes on 2 cores, two processes with a thread each
 	QUICK=1 OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -rs
 
 quick: .venv/.dev               # what is relied on in fastai, and equality with loops written by hand: half a minute
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/test_private.py tests/test_equal.py

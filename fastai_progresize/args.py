@@ -8,7 +8,7 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/args.html.md"""
 __all__ = []
 
 # %% ../nbs/00_args.ipynb #e837b8c4
-import difflib, inspect
+import difflib, inspect, math
 from numbers import Integral, Real
 from pathlib import Path
 from fastcore.foundation import L
@@ -25,7 +25,7 @@ class Either(tuple):
 class Invalid(ValueError):
     "An argument that cannot be used. `parts` are texts, arguments as `(name, value)` or `(name,)`, and `Either`s"
     def __init__(self, *parts):
-        self.parts = parts
+        self.parts,self.argument = parts,parts[0][0] if isinstance(parts[0], tuple) else None      # it begins with this
         super().__init__(self.say(as_python, in_command=False))
 
     def say(self, argument, in_command=True):
@@ -83,12 +83,31 @@ def short_size(size):
     h,w = hw(size)
     return h if h==w else (h,w)
 
+def growing(sizes):
+    "`sizes` in their shortest form. Raises `Invalid` if one is not a size, or they do not grow"
+    sizes = [short_size(o) for o in (sizes if is_list(sizes) else [sizes])]
+    if not sizes: raise Invalid(('sizes',), " is empty: pass at least one size")
+    pixels = [math.prod(hw(o)) for o in sizes]
+    if any(a>=b for a,b in zip(pixels, pixels[1:])):
+        raise Invalid(('sizes',sizes), " do not grow: pass the smallest first",
+                      Either(", or a list of `Stage`s, which may shrink"))
+    return sizes
+
 # %% ../nbs/00_args.ipynb #32cdccba
 fit_names = 'flat_cos','single_cycle','fine_tune','fit_one_cycle'
 
+def did_you_mean(o, names):
+    "A question, if one of `names` is close to `o`"
+    return ''.join(f"did you mean {m}? " for m in difflib.get_close_matches(str(o), names, 1))
+
+def check_among(name, o, names):
+    "Raise an `Invalid` unless `o` is one of `names`"
+    if isinstance(o, str) and o in names: return
+    raise Invalid((name,o), f" is unknown: {did_you_mean(o, names)}pass one of {', '.join(map(repr, names))}")
+
 def check_fit(fit):
     "Raise an `Invalid` unless `fit` is a known one"
-    if fit not in fit_names: raise Invalid(('fit',fit), f" is unknown: pass one of {', '.join(map(repr, fit_names))}")
+    check_among('fit', fit, fit_names)
 
 def check_lr(lr, takes_slice=True):
     "Raise an `Invalid` unless `lr` can be trained with"
@@ -109,6 +128,13 @@ def check_folder(name, path):
     if not isinstance(path, (str,Path)) or not str(path) or Path(path).is_file():
         raise Invalid((name, str(path) if isinstance(path, Path) else path), ": pass the path of a folder")
 
+def check_folders(path, out):
+    "Raise an `Invalid` unless `path` is a folder, outside of which results can be written to `out`"
+    check_folder('path', path)
+    if not Path(path).is_dir(): raise Invalid(('path',str(path)), " is not a folder: pass a folder of images")
+    check_folder('out', out)
+    check_outside('out', out, path)
+
 def check_outside(name, folder, path):
     "Raise an `Invalid` if `folder` is `path` or inside it"
     inside,images = Path(folder).resolve(),Path(path).resolve()
@@ -117,17 +143,18 @@ def check_outside(name, folder, path):
     raise Invalid((name,str(folder)), f" is in the folder of images {path}: pass another, such as {other}")
 
 # %% ../nbs/00_args.ipynb #ebad3532
-_aliases = dict(size='sizes', epochs='n_epoch', n_epochs='n_epoch', lr='lr_max', base_lr='lr_max', lrs='lr_max',
+_aliases = dict(epochs='n_epoch', n_epochs='n_epoch', lr='lr_max', base_lr='lr_max', lrs='lr_max',
                 batch_size='bs', callbacks='cbs')
-_removed = dict(start_epoch='pass `checkpoint=` and `resume=True`, which continue after the last saved epoch',
+_removed = dict(size="pass `sizes`, smallest first, or `Plan(n_epoch, size={})` for up to three, ending at it",
+                start_epoch='pass `checkpoint=` and `resume=True`, which continue after the last saved epoch',
                 accumulate="bs='auto' keeps the effective batch size by itself",
                 preflight='call `learn.preflight` with the same arguments')
 
 def check_names(kwargs, f):
     "Raise a `TypeError` for an argument that `f` does not have, suggesting the right one"
     names = [o for o in inspect.signature(f).parameters if o!='self']
-    for k in kwargs:
+    for k,v in kwargs.items():
         if k in names: continue
         close = _aliases.get(k) or next(iter(difflib.get_close_matches(k, names, 1)), None)
-        hint = _removed.get(k) or (f'pass `{close}`' if close else f"choose from {', '.join(names)}")
+        hint = _removed.get(k, '').format(v) or (f'pass `{close}`' if close else f"choose from {', '.join(names)}")
         raise TypeError(f"`{f.__name__}` has no argument `{k}`: {hint}")

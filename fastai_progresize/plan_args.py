@@ -10,8 +10,8 @@ __all__ = []
 # %% ../nbs/05_plan_args.ipynb #148124ac
 from dataclasses import dataclass, replace
 from fastai.vision.all import *
-from .args import (Either, Invalid, check_aug, check_count, check_fit, check_lr, check_positive, hw,
-                                    is_list, is_number, short_size)
+from .args import (Invalid, check_aug, check_count, check_fit, check_lr, check_positive,
+                                    growing, hw, is_list, is_number)
 from .schedule import fits, frozen_fit, scratch_fit
 from .stage import Stage, default_shares, default_sizes, share_epochs
 
@@ -22,11 +22,15 @@ def _plain_list(o):
     "`o` as a list, if it is an array or a range"
     return o.tolist() if isinstance(o, (ndarray,Tensor)) else list(o) if isinstance(o, (range,pd.Series)) else o
 
+def _is_lr(o): return isinstance(o, slice) or (is_number(o) and 0<o<1)
+
 def _check_values(args):
     "Raise an `Invalid` for a value that no plan can have"
+    if any(map(_is_lr, args.sizes if is_list(args.sizes) else [args.sizes])):       # they come second
+        raise Invalid(('sizes',args.sizes), " is not a size in px: did you mean ", ('lr_max',args.sizes), "?")
     if args.size is not None: hw(args.size)
     if args.size is not None and args.sizes is not None:
-        raise Invalid(('size',args.size), f": the last of sizes={args.sizes!r} is the final one: pass either of them")
+        raise Invalid(('size',args.size), ": the last of ", ('sizes',args.sizes), " is the final one: pass one of them")
     if args.fit is not None: check_fit(args.fit)
     p = args.pct_start
     if p is not None and not (is_number(p) and 0<=p<=1): raise Invalid(('pct_start',p), ": pass a fraction from 0 to 1")
@@ -78,15 +82,6 @@ def _per_size(name, o, n):
     if len(o)==n: return o
     raise Invalid((name,), f" has {len(o)} values for {n} sizes: pass one value, or one for each size")
 
-def _growing(sizes):
-    sizes = [short_size(o) for o in (sizes if is_list(sizes) else [sizes])]
-    if not sizes: raise Invalid(('sizes',), " is empty: pass at least one size")
-    pixels = [math.prod(hw(o)) for o in sizes]
-    if any(a>=b for a,b in zip(pixels, pixels[1:])):
-        raise Invalid(('sizes',sizes), " do not grow: pass the smallest first",
-                      Either(", or a list of `Stage`s, which may shrink"))
-    return sizes
-
 def add_aug(stages, aug):
     "`stages` with the strength of augmentation rising from the first of `aug` to the last"
     if aug is None: return stages
@@ -101,7 +96,7 @@ def sized_stages(args, size):
     if args.stages: return args.stages
     n_epoch,sizes,size = args.n_epoch,args.sizes,ifnone(args.size, size)
     if sizes is None and size is None: return []
-    sizes = _growing(sizes) if sizes is not None else default_sizes(size, len(n_epoch) if is_list(n_epoch) else n_epoch)
+    sizes = growing(sizes) if sizes is not None else default_sizes(size, len(n_epoch) if is_list(n_epoch) else n_epoch)
     if is_list(n_epoch): return list(map(Stage, sizes, _per_size('n_epoch', n_epoch, len(sizes))))
     return list(map(Stage, sizes, share_epochs(n_epoch, default_shares(len(sizes)))))
 

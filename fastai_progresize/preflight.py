@@ -139,8 +139,9 @@ class Preflight(TableWithText):
         plan:Plan, # The plan of the run, with a bs that fits at each size
         res:list, # The `Timing` of each of its stages
         checking:float=0., # Time of the checks before training, seconds
+        steps:list=(), # What there is to say about the number of steps
     ):
-        self.plan,self.checking = plan,checking
+        self.plan,self.checking,self.steps = plan,checking,steps
         def _row(s, r):
             bound = 'loading' if r.loading>r.model/2 else 'model'      # a third of training
             return dict(size=s.size, epochs=s.total, bs=s.bs, memory=r.memory, model=r.model, loading=r.loading,
@@ -161,7 +162,7 @@ class Preflight(TableWithText):
 
 # %% ../nbs/08_preflight.ipynb #cb1e72c8
 @patch
-def _lines(self:Preflight): return [self._caption(), *self.warnings]
+def _lines(self:Preflight): return [self._caption(), *self.steps, *self.warnings]
 
 @patch
 def _caption(self:Preflight):
@@ -194,7 +195,9 @@ def measure(run, seconds=2.):
         checking = perf_counter()-began
     found = try_stages(run, _largest_first(run.plan), attempt=try_stage, seconds=seconds)
     bs = {k: bs for k,(bs,_) in found.items()}
-    def _of(plan): return Preflight(plan.with_bs(bs), [found[s.size,s.bs][1] for s in plan], checking)
+    def _of(plan):
+        fits = plan.with_bs(bs)
+        return Preflight(fits, [found[s.size,s.bs][1] for s in plan], checking, run.steps_text(fits))
     return _of
 
 # %% ../nbs/08_preflight.ipynb #e0ca16d7

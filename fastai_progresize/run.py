@@ -11,7 +11,7 @@ __all__ = []
 from copy import copy
 from dataclasses import replace
 from fastai.vision.all import *
-from .args import Invalid, check_names, hw
+from .args import Invalid, check_names, hw, is_count
 from .utils import TableWithText, bars_like, same_random
 from .stage import Stage
 from .plan import Plan
@@ -25,7 +25,7 @@ def _check_run(get_dls, valid_size, fast):
     if valid_size is not None and valid_size not in ('stage','final'):
         try: hw(valid_size)
         except ValueError:
-            raise Invalid(('valid_size',valid_size), ": pass 'stage', 'final', a size in px, or None") from None
+            raise Invalid(('valid_size',valid_size), ": pass 'stage', 'final' or a size in px") from None
     if get_dls is not None and not callable(get_dls):
         raise Invalid(('get_dls',get_dls), ": pass a function of `size` and `bs` that returns `DataLoaders`")
     if not isinstance(fast, (bool,dict)):
@@ -55,6 +55,9 @@ class Run(TableWithText):
         **kwargs
     ):
         _check_run(get_dls, valid_size, fast)
+        if is_count(sizes) and is_count(n_epoch, 2):
+            raise Invalid(('sizes',sizes), " is one size: pass ", ('sizes',[sizes]), " to train at it alone, or omit it"
+                          " for up to three sizes, ending at the learner's")
         if get_dls is None: check_not_empty(learn.dls.train)
         self.learn,self.own,self.get_dls,self.checks = learn,learn.dls,get_dls,check
         self.fast = {} if fast is True else fast
@@ -125,6 +128,20 @@ def trial(self:Run):
     "The Learner to try as this run trains it"
     return Trial(self.learn, self.cbs, unfreeze=any(p.freeze is False for p in self.plan.phases))
 
+# %% ../nbs/07_run.ipynb #3c1f8e5a
+_few,_toy = 500,96      # steps; px, below which nobody starts from pretrained weights
+
+@patch
+def steps_text(self:Run, plan):
+    "How many steps `plan` has, if its data were made to be tried, and what to do if they are few from scratch"
+    def _steps(s): return len(self.tried[s.size,s.bs,s.aug].train)*s.total*(s.bs or 1)//(s.n_acc or s.bs or 1)
+    try: n = sum(map(_steps, plan))
+    except (KeyError,TypeError): return []      # not made, or without a length
+    is_trained = plan.known.frozen or self.learn.__dict__.get('pretrained')
+    if n>=_few or is_trained or plan[-1].pixels<_toy**2: return [f"{n:,} steps in all"]
+    return [f"{n} steps in all, too few to train from scratch: below about {_few}, fine-tune a pretrained model, such"
+            " as `vision_learner(dls, resnet18).fine_tune(4)`, in a shell `--pretrained`"]
+
 # %% ../nbs/07_run.ipynb #cf0a34ae
 @patch
 def _loading(self:Run):
@@ -139,4 +156,5 @@ def _table(self:Run, render): return self.plan._table(render)
 @patch
 def _lines(self:Run):
     text = f"Validation at {self.plan[-1].size} px in all stages, as `{self.tracker}` compares them"
-    return [*self.plan._lines(), self._loading(), *([text] if self.tracker and len(self.plan)>1 else [])]
+    lines = [*self.plan._lines(), *self.steps_text(self.plan), self._loading()]
+    return [*lines, text] if self.tracker and len(self.plan)>1 else lines

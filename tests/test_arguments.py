@@ -48,7 +48,7 @@ table = dict(
     show_function=(lambda g: partial(show_stages, sizes=(16,24)), {}, 'get_dls'),
     fit_progressive=(lambda g: g.learn.fit_progressive, two, [*run, 'cbs', 'checkpoint', 'wd', 'moms']),
     preflight=(lambda g: g.learn.preflight, dict(two, seconds=.01), [*run, 'minutes', 'seconds']),
-    preflight_minutes=(lambda g: g.learn.preflight, dict(minutes=.01, sizes=16, seconds=.01), 'n_epoch minutes sizes'),
+    preflight_minutes=(lambda g: g.learn.preflight, dict(minutes=.01, sizes=[16], seconds=.01), 'n_epoch minutes sizes'),
     validate_sizes=(lambda g: g.learn.validate_sizes, dict(sizes=(16,24), show_plot=False),
                     'sizes bs get_dls fast n_batch'),
     clear_cache=(lambda g: clear_cache, dict(cache='empty'), 'cache dry'),
@@ -211,8 +211,8 @@ def check_command(given, capsys, name, arg, v):
     code,text = in_process(name, *images, *good, f'--{arg}={v}')
     err = capsys.readouterr().err+text
     assert code in (0,1,2) and 'Traceback' not in err, err
-    if code==1:
-        line, = [o for o in text.strip().splitlines() if o]
+    if code:
+        line, = [o for o in err.strip().splitlines() if o and not o.startswith('usage: ')]
         assert line.startswith(f'{name}: ') and len(line)>len(name)+10, line
     return code
 

@@ -78,7 +78,7 @@ two = dict(n_epoch=4, sizes=(32,48))
     (dict(n_epoch=4, fit='fit_flat_cos'), unknown_fit),
     (dict(two, fit='single_cycle', lr_max=(3e-3,1e-3)), ['one schedule over the whole run', 'pass one `lr_max`']),
     (dict(n_epoch=[Stage(32, 2, lr=1e-3),Stage(48, 2)], fit='single_cycle'), ['one schedule over the whole run']),
-    (dict(n_epoch=4, valid_size='last'), ["valid_size='last': pass 'stage', 'final', a size in px, or None"]),
+    (dict(n_epoch=4, valid_size='last'), ["valid_size='last': pass 'stage', 'final' or a size in px"]),
     (dict(n_epoch=4, fast='yes'), ["fast='yes': pass True, False, or a dict of arguments of `dls.fast`"]),
     (dict(n_epoch=4, freeze_epochs=-1), ['freeze_epochs=-1']),
     (dict(n_epoch=4, pct_start=1.5), ['pct_start=1.5']),

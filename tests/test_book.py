@@ -2,7 +2,7 @@
 import pytest, shutil, subprocess
 from dataclasses import replace
 from helpers import *
-from fastai_progresize.apps.book import run_experiment
+from fastai_progresize.apps.book import book_table, plot_runs, run_experiment
 from fastai_progresize.apps.experiments import _files, experiments
 from fastai_progresize.samples import draw_glyph, glyph_fonts, glyph_photos
 
@@ -24,16 +24,21 @@ def test_list(capsys):
     assert '86.3%' in line and '30 s at 128 px, 66 s at 224 px' in line
     assert {'ch07_compute_matched','ch07_leak'}<=set(experiments)
 
+def folder(out, name='ch*'):
+    "The folder of results of an experiment"
+    return first(out.glob(name))
+
 def check_runs(e, df, out, sizes):
     assert list(df.run.unique())==[e.name, *others.get(e.name, [])]
     mine = df[df.run==e.name]
     assert list(mine['size'].unique())==sizes
     assert df.train_loss.notna().all() and df.valid_loss.notna().all() and df.accuracy.between(0, 1).all()
     assert ('tta' in df and 0<=mine.tta.iloc[-1]<=1)==e.tta
-    files = {o.name for o in (first(out.iterdir())).iterdir()}
-    assert {'epochs.csv','results.csv','runs.png'}<=files and ('lr_find.png' in files)==e.lr_find
-    assert not any('.ckpt' in o for o in files)
-    table = pd.read_csv(first(out.iterdir())/'results.csv', index_col=0)
+    files = {o.name for o in folder(out).iterdir()}
+    assert {'config.json','epochs.csv','results.csv','runs.png'}<=files and ('lr_find.png' in files)==e.lr_find
+    assert not any('.ckpt' in o for o in files) and not list((out/'runs').glob('*.ckpt*'))
+    table = pd.read_csv(folder(out)/'results.csv', index_col=0)
+    assert 'std' not in table                       # of one seed
     assert list(table.index)==list(df.run.unique())
     assert table.book.iloc[0]==e.accuracy or (e.accuracy is None and np.isnan(table.book.iloc[0]))
 
@@ -76,7 +81,7 @@ def test_full_size(imagenette_like, tmp_path, name):
     few = [] if e.by_folder or max(s.bs for s in e.stages)>64 else ['--subset', 85]
     r = shell_command(name, '--path', imagenette_like, '--epochs', 1, *few, '--out', 'res', cwd=tmp_path)
     assert r.returncode==0, r.stderr
-    df = pd.read_csv(first((tmp_path/'res').iterdir())/'epochs.csv')
+    df = pd.read_csv(folder(tmp_path/'res')/'epochs.csv')
     assert list(df[df.run==name]['size'].unique())==[s.size for s in e.stages]
     assert df.train_loss.notna().all()
 
@@ -180,7 +185,7 @@ def test_killed_and_resumed(path, tmp_path, capsys):
     assert 'seed 1: ' in out['a'] and 'seed 0' not in out['a']
     says = first(l for l in out['a'].splitlines() if 'seed 1: ' in l)
     assert says.endswith('resumed')
-    a,b = (pd.read_csv(first((tmp_path/o).iterdir())/'epochs.csv') for o in 'ab')
+    a,b = (pd.read_csv(folder(tmp_path/o)/'epochs.csv') for o in 'ab')
     for k in ('run','seed','epoch','size','train_loss','valid_loss','accuracy'): assert a[k].equals(b[k]), k
     assert list(a.seed)==[0]*10+[1]*10
 
@@ -211,11 +216,40 @@ def test_data_are_told_apart(path, tmp_path):
     for o in 'ab':
         photos = shutil.copytree(path, tmp_path/o/'photos')
         run_experiment('ch14_resblock', photos, out=tmp_path/'res', **small)
-    a,b = (tmp_path/'res').ls()
-    assert all(o.name.startswith('ch14_resblock-dataphotos-') and (o/'epochs.csv').exists() for o in (a,b))
+    res = tmp_path/'res'
+    a,b = res.glob('ch14_*')
+    assert all(re.fullmatch('ch14_resblock-[0-9a-f]{6}', o.name) and (o/'epochs.csv').exists() for o in (a,b))
+    assert len(list((res/'runs').glob('*.csv')))==2
+    configs = [json.loads((o/'config.json').read_text()) for o in (a,b)]
+    assert sorted(o.pop('path') for o in configs)==[str(tmp_path/o/'photos') for o in 'ab']
+    assert configs==[dict(scale=.1, epochs=1, bs=8, subset=16)]*2
+
+def test_shared_run(path, tmp_path, capsys):
+    "What two experiments begin with is trained once; each calls it by its own name, with the book's figures for it"
+    a = run_experiment('ch07_progressive', path, out=tmp_path, **small)
+    b = run_experiment('ch07_leak', path, out=tmp_path, **small)
+    assert capsys.readouterr().out.count('ch07_progressive, seed 0')==1
+    assert list(b.run.unique())==['ch07_leak','ch07_leak_new_splits'] and len(list((tmp_path/'runs').glob('*.csv')))==2
+    same = ['epoch','size','train_loss','valid_loss','accuracy','seconds']
+    pd.testing.assert_frame_equal(a[same], b[b.run=='ch07_leak'][same])
+    assert (a.book==.863).all() and b[b.run=='ch07_leak'].book.isna().all()
+    mine = {o.name for o in experiments.values() if o.shared=='ch07_progressive'}
+    assert mine=={'ch07_progressive','ch07_compute_matched','ch07_leak'}
+    assert len({(o.model,o.stages,o.lr_max,o.fit,o.loss_func,o.cbs,o.url,o.normalize,o.tta)
+                for o in experiments.values() if o.shared})==1
+
+def test_table_and_plot():
+    "A deviation only of several seeds; the plot starts at 0, and says what was trained"
+    df = pd.DataFrame(dict(run='a', about='long words', seed=[0,0,1,1], epoch=[0,1]*2, size=16, accuracy=.5, seconds=1.,
+                           book=.5, book_seconds=''))
+    assert 'std' in book_table(df) and 'std' not in book_table(df[df.seed==0])
+    ax = plot_runs(df)
+    assert ax.get_xlim()[0]==ax.get_ylim()[0]==0 and ax.get_xlabel()=='seconds of training'
+    assert [o.get_text() for o in ax.get_legend().get_texts()]==['long words']
+    assert plot_runs(df.drop(columns='about')).get_legend().get_texts()[0].get_text()=='a'
 
 @pytest.mark.parametrize('args,says', [
-    (['ch07_nothing'], "no experiment ch07_nothing: choose from ch07_baseline"),
+    (['ch07_nothing'], "ch07_nothing is unknown: did you mean ch07_label_smoothing? pass one of 'ch07_baseline'"),
     (['ch07_baseline','--scale',0], '--scale 0.0: pass a factor'),
     (['ch07_baseline','--epochs','1,2'], '--epochs 1,2: ch07_baseline has 1 sizes'),
     (['ch07_baseline','--epochs','2.5'], '--epochs 2.5: pass whole numbers'),
@@ -231,18 +265,18 @@ def test_bad_input(path, capsys, args, says):
     args = [str(o).format(path=path) for o in args]
     code,text = command('--path', path, '--num-workers', 0, *args)
     line, = (capsys.readouterr().err+text).strip().splitlines()
-    assert code==1 and says.format(path=path) in line
+    assert code==2 and says.format(path=path) in line
     assert not re.search(r"\w=|None", line)
 
 def test_no_folder(tmp_path, capsys):
     "A line, and nothing remains"
-    code,text = command('ch07_progressive', '--path', 'nowhere')
-    assert code==1 and 'progresize-book: --path nowhere does not exist: pass a folder with a copy of Imagenette' in text
+    assert command('ch07_progressive', '--path', 'nowhere')==(2,'')
+    assert 'progresize-book: --path nowhere is not a folder: pass a folder of images' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
-def test_samples_alone(tmp_path):
-    code,text = command('--samples')
-    assert code==1 and 'progresize-book: --samples is for experiments: pass their names too' in text
+def test_samples_alone(capsys):
+    assert command('--samples')==(2,'')
+    assert 'progresize-book: --samples is for experiments: pass their names too' in capsys.readouterr().err
 
 @pytest.mark.parametrize('name', ['ch14_cnn', pytest.param('ch07_progressive_tta', marks=pytest.mark.long)])
 def test_lines_in_a_pipe(path, capsys, name):

@@ -1,10 +1,12 @@
 "The commands, as a shell runs them"
 import pytest, shutil, subprocess, zipfile
+from importlib import metadata
 from helpers import *
 
 import fastai_progresize
 from fastai_progresize.apps import book, commands, folder as cli
 from fastai_progresize.args import Invalid, check_count
+from fastai_progresize.utils import warn_once
 from fastai_progresize.checks import split as check
 from fastai_progresize.load.files import raise_faults
 from fastai_progresize.resume.same import check_plan
@@ -58,6 +60,13 @@ def test_fit_killed_and_resumed(path, tmp_path, capsys):
 
 @pytest.mark.parametrize('args,says', [
     (['--arch','resnet1'], "--arch resnet1 is not a model of fastai, torchvision or timm"),
+    (['--arch','xresnet-18'], "(if installed): did you mean xresnet18? pass one such as xresnet18"),
+    (['--size','0'], '--size 0: pass one size in px, such as 224, or height x width, such as 160x320'),
+    (['--size','32,64'], '--size 32,64: pass one size in px'),
+    (['--size','20000'], '--size 20000: pass a size of at most 10000 px'),
+    (['--size','64','--sizes','32,48'], '--size 64: the last of --sizes 32,48 is the final one: pass one of them'),
+    (['--minutes','2','--epochs','3'], '--minutes 2.0 and --epochs 3: pass one of them'),
+    (['--minutes','-1'], '--minutes -1.0: pass a positive, finite number'),
     (['--arch','AlexNet'], "--arch AlexNet: `vision_learner` cannot cut a body"),
     (['--sizes','48,32'], '--sizes 48,32 do not grow: pass the smallest first'),
     (['--sizes','32x48,16'], '--sizes 32x48,16 do not grow'),
@@ -87,7 +96,7 @@ def test_fit_fails(path, tmp_path, capsys, args, says):
     "A line that says what is wrong with which flag, and names no Python argument"
     args = [o.format(path=path) for o in args]
     code,text = in_process('progresize-fit', path, '--num-workers', 0, *args)
-    assert code==1
+    assert code==(1 if says=='pass --sizes that it can take' else 2)        # a failure, or a wrong flag
     line, = (capsys.readouterr().err+text).strip().splitlines()
     assert line.startswith('progresize-fit: ') and says.format(path=path) in line, line
     assert not re.search(r"\w=|Stage|slice|None|`(bs|sizes|fit|lr|n_epoch|lr_max|path|out)`", line), line
@@ -139,7 +148,7 @@ def test_flags_of_another_command():
     "What a command has no flag for is left as it is"
     assert "and verify='skip' leaves them out" in in_flags(commands.progresize_book, raise_faults, {'a.jpg': 'damaged'})
     says = in_flags(commands.progresize_book, book._check_args, book.experiments['ch14_cnn'], 'nowhere', 'out', 1)
-    assert says.startswith("--path nowhere does not exist: pass a folder")
+    assert says.startswith("--path nowhere is not a folder: pass a folder of images")
 
 def test_few_images(tmp_path, capsys):
     "Sixty images train with a bs of which an epoch has some batches, and a line says so"
@@ -150,6 +159,70 @@ def test_few_images(tmp_path, capsys):
     assert 'Using a batch size of 8, as there are only 48 training images' in out
     assert list(pd.read_csv(tmp_path/'res/history.csv').bs)==[8,8]
     assert 'time saved' not in out                                  # than what?
+
+def test_size(path, tmp_path, capsys):
+    "Sizes are derived from the final one"
+    args = ['--size',32, '--epochs',3, '--bs',8, '--num-workers',0, '--valid-size','final', '--fp16']
+    assert in_process('progresize-fit', path, *args, '--out','res')==(0,'')
+    assert list(pd.read_csv(tmp_path/'res/history.csv')['size'])==[16,24,32]
+    assert 'Tried before training' not in capsys.readouterr().out
+
+def test_valid_size(path, monkeypatch):
+    "Passed on to the run and to what tries it"
+    seen = []
+    def _fit(learn, *args, valid_size, **kwargs): seen.append(valid_size); raise KeyboardInterrupt
+    monkeypatch.setattr(Learner, 'fit_progressive', _fit)
+    assert 'interrupted' in in_process('progresize-fit', path, '--size',32, '--valid-size','final', '--num-workers',0)[1]
+    assert seen==['final']
+
+def test_minutes(path, tmp_path, capsys):
+    "As many epochs as fit in, after a trial"
+    args = ['--size',24, '--minutes',.2, '--arch','xresnet18', '--bs',8, '--num-workers',0, '--compare']
+    assert in_process('progresize-fit', path, *args, '--out','res')==(0,'')
+    out = capsys.readouterr().out
+    n = len(pd.read_csv(tmp_path/'res/history.csv'))
+    assert 'Tried before training' in out and f' for {n} epochs' in out and n>1
+    assert f'{n} epochs at 24 px' in out           # the comparison is as long
+
+def test_long_run(path, tmp_path, capsys, monkeypatch):
+    "Without a GPU, a run that may take minutes is tried first"
+    monkeypatch.setattr(cli, '_long', 1)
+    args = ['--sizes',24, '--epochs',1, '--arch','xresnet18', '--bs',8, '--num-workers',0]
+    assert in_process('progresize-fit', path, *args, '--out','res')==(0,'')
+    assert 'Tried before training' in capsys.readouterr().out
+
+@pytest.mark.parametrize('gpu,arch', [(True,'resnet50'), (False,'resnet18')])
+def test_default_arch(dls, monkeypatch, gpu, arch):
+    "A small net without a GPU; of torchvision with its weights"
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
+    made = []
+    monkeypatch.setattr(cli, 'vision_learner', lambda dls, f, **kwargs: made.append((f.__name__, kwargs['cbs'])))
+    cli.folder_learner(dls, pretrained=True, fp16=True)
+    assert made==[(arch, MixedPrecision if gpu else None)]
+    monkeypatch.setattr(cli, 'x'+arch, lambda n_out, widen: made.append('x'+arch) or nn.Linear(2, 2))
+    cli.folder_learner(dls)
+    assert made[1:]==['x'+arch]
+
+def test_few_steps(path, capsys):
+    "Who trains from scratch on a few images is told before training, with the flag that helps"
+    args = ['--size',96, '--epochs',1, '--arch','xresnet18', '--bs',8, '--num-workers',0]
+    assert in_process('progresize-fit', path, *args, '--out','res')==(0,'')
+    before = capsys.readouterr().out.split(' epoch  ')[0]
+    assert '3 steps in all, too few to train from scratch' in before and '`--pretrained`' in before
+
+def test_warnings_are_lines(path, capsys, monkeypatch):
+    "Once, and without the code that raises them"
+    def _fit(*args, **kwargs):
+        for _ in range(2): warnings.warn('Look\nout')
+        raise ValueError('an error\nof two lines')
+    monkeypatch.setattr(cli, 'fit_folder', warn_once()(_fit))
+    own = warnings.formatwarning
+    with warnings.catch_warnings():
+        warnings.simplefilter('always')
+        monkeypatch.setattr(warnings, 'showwarning', lambda m, c, *a, **k: print(warnings.formatwarning(m, c, *a), end=''))
+        code,text = in_process('progresize-fit', path)
+    assert capsys.readouterr().out=='\nprogresize-fit: Look out\n'
+    assert (code,text)==(1,'\nprogresize-fit: an error of two lines') and warnings.formatwarning is own
 
 def test_default_bs():
     assert [cli._default_bs(o) for o in (1,7,16,48,100,255,256,10_000)]==[2,2,4,8,16,32,64,64]
@@ -180,7 +253,7 @@ def test_bars_in_a_terminal(path, capsys, monkeypatch):
 def test_no_folder(tmp_path):
     r = in_shell('progresize-fit', tmp_path/'nothing', cwd=tmp_path)
     line, = r.stderr.strip().splitlines()
-    assert r.returncode==1 and line.startswith('progresize-fit: ') and 'is not a folder' in line
+    assert r.returncode==2 and line.startswith('progresize-fit: ') and 'is not a folder' in line
     assert 'Traceback' not in r.stderr
 
 @pytest.mark.parametrize('name', ('progresize-demo','progresize-fit'))
@@ -204,19 +277,45 @@ def test_examples(capsys, name):
 @pytest.mark.parametrize('name', names)
 def test_version(capsys, name):
     assert in_process(name, '--version')==(0,'')
-    assert capsys.readouterr().out.strip()==f'fastai_progresize {fastai_progresize.__version__}'
+    own,others = capsys.readouterr().out.strip().removesuffix(')').split(' (')
+    assert own==f'fastai_progresize {fastai_progresize.__version__}'
+    assert others==', '.join(f'{k} {metadata.version(k)}' for k in ('fastai','torch'))
 
-@pytest.mark.parametrize('args', (['--help'],['--version'],['a','--fit','x'],['a','--epochs','.5'],['a','--sizes','x']))
-def test_light(tmp_path, args):
-    "Help and errors in flags come without importing fastai"
+light = [('fit', o) for o in (['--help'], ['--version'], ['a','--fit','x'], ['a','--epochs','.5'], ['a','--sizes','x'],
+                              ['a','--sizes','64,32'], ['nowhere'], ['a','--out','a/b'])]
+light += [('book', o) for o in ([], ['ch07_nothing'], ['--fast'], ['ch14_cnn','--path','nowhere'])]
+
+@pytest.mark.parametrize('name,args', light)
+def test_light(tmp_path, name, args):
+    "What can be known without fastai comes without importing it: help, the list of experiments, errors in flags"
+    (tmp_path/'a').mkdir()
     code = f"""
 import sys
-from fastai_progresize.apps.commands import progresize_fit
-sys.argv = ['progresize-fit', *{args!r}]
-try: progresize_fit.main()
-except SystemExit: print('heavy:', *sys.modules.keys() & {{'fastai','torch','pandas','numpy','PIL'}})
+from fastai_progresize.apps.commands import progresize_{name} as f
+sys.argv = ['progresize-{name}', *{args!r}]
+try: f.main()
+except SystemExit: pass
+print('heavy:', *sys.modules.keys() & {{'fastai','torch','pandas','numpy','PIL'}})
 """
     assert in_python(code, tmp_path).splitlines()[-1]=='heavy:'
+
+@pytest.mark.parametrize('name', ('progresize-fit','progresize-demo'))
+def test_no_abbreviations(path, capsys, name):
+    "`--size` is not taken for `--sizes`, nor any other flag for a longer one"
+    assert in_process(name, *[path]*(name=='progresize-fit'), '--chec')==(2,'')
+    assert 'unrecognized arguments: --chec' in capsys.readouterr().err
+    assert ('--size ' in commands.make_parser(getattr(commands, name.replace('-', '_')), '').format_help())==(name!='progresize-demo')
+
+def test_help_has_the_defaults(capsys):
+    "Each flag that takes a value says its default, but for those that are off"
+    for name in names:
+        assert in_process(name, '--help')==(0,'')
+        text = ' '.join(capsys.readouterr().out.split())
+        assert '(default: False)' not in text
+        parser = commands.make_parser(getattr(commands, name.replace('-', '_')), '')
+        for o in parser._actions:
+            off = o.nargs==0 or o.dest in ('path','sizes','minutes','verify','pdb','xtra')
+            assert off or 'default: ' in o.help, o.dest
 
 def test_console_scripts():
     "What settings.ini names is there"

@@ -137,7 +137,7 @@ def test_arguments_flat(path, args):
         a,_ = make(path, 0, 2, False)
         a.fit_flat_cos(2, 3e-3, **given)
         b,_ = make(path, 0, 2, False)
-        b.fit_progressive(2, 48, lr_max=3e-3, fit='flat_cos', get_dls=lambda size,bs: b.dls, **given)
+        b.fit_progressive(2, [48], lr_max=3e-3, fit='flat_cos', get_dls=lambda size,bs: b.dls, **given)
         assert a.record.hypers==b.record.hypers
         assert a.recorder.hps==b.recorder.hps and list(b.recorder.hps)==['lr']
         assert same_weights(weights(a), weights(b))

@@ -191,7 +191,7 @@ def test_a_slice_is_used(path):
     (dict(lr_mult=10), "lr_mult=10 is for `fine_tune`, and this run trains with flat_cos"),
     (dict(lr_mult=10, fit='single_cycle'), "lr_mult=10 is for `fine_tune`, and this run trains with single_cycle"),
     (dict(freeze_epochs=1, fit='fit_one_cycle'), "freeze_epochs=1 is for `fine_tune`, and this run trains with"),
-    (dict(freeze_epochs=2, fit='fine_tune', sizes=48), "omit it, or freeze the body first (`learn.freeze()`)"),
+    (dict(freeze_epochs=2, fit='fine_tune', sizes=[48]), "omit it, or freeze the body first (`learn.freeze()`)"),
     (dict(n_epoch=[Stage(24, 1, freeze_epochs=2),Stage(48, 1)], sizes=None, fit='fit_one_cycle'), 'freeze_epochs=2'),
     (dict(n_epoch=[Stage(24, 1, freeze_epochs=2),Stage(48, 1)], sizes=None, fit='fine_tune'), 'freeze_epochs=2'),
     (dict(n_epoch=[Stage(24, 1, freeze_epochs=2),Stage(48, 1)], sizes=None), 'freeze_epochs'),

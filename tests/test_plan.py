@@ -146,7 +146,7 @@ def test_plan_and_its_arguments(dls, args):
     with refused(learn, says): learn.preflight(plan, **args)
 
 @pytest.mark.parametrize('args,says', [
-    (dict(size=48), 'no argument `size`: pass `sizes`'),
+    (dict(size=48), 'no argument `size`: pass `sizes`, smallest first, or `Plan(n_epoch, size=48)` for up to three'),
     (dict(lr=1e-3), 'no argument `lr`: pass `lr_max`'),
     (dict(epochs=3), 'no argument `epochs`: pass `n_epoch`'),
     (dict(start_epoch=1), 'no argument `start_epoch`: pass `checkpoint=` and `resume=True`'),
@@ -161,6 +161,25 @@ def test_wrong_names(dls, args, says):
     learn = small_learner(dls, 2)
     for f in (learn.fit_progressive, learn.preflight):
         with refused(learn, says, error=TypeError): f(4, (24,48), **args)
+
+@pytest.mark.parametrize('sizes,says', [
+    (1e-3, 'sizes=0.001 is not a size in px: did you mean lr_max=0.001?'),
+    (slice(1e-5,1e-3), 'did you mean lr_max=slice(1e-05, 0.001, None)?'),
+    ((1e-3,3e-4), 'did you mean lr_max=(0.001, 0.0003)?'),
+    (128, 'sizes=128 is one size: pass sizes=[128] to train at it alone, or omit it for up to three sizes, ending at'),
+], ids=str)
+def test_second_argument(dls, sizes, says):
+    "An lr, as `fit_one_cycle` takes it second, and one size, which may be the last or the only one"
+    learn = small_learner(dls)
+    for f in (learn.fit_progressive, learn.preflight):
+        with refused(learn, says): f(4, sizes)
+
+def test_one_size(dls):
+    "In a list, or for one epoch, it is the only one; a plan shows what it does"
+    learn = small_learner(dls)
+    with learn.no_bar(), learn.no_logging():
+        for n,sizes in ((2,[24]), (1,24), (Plan(2, 24),None)): learn.fit_progressive(n, sizes)
+    assert list(learn.stage_history['size'])==[24,24]
 
 def test_wrong_names_of_one(dls):
     "What only `fit_progressive` has, and what `dls.fast` has"

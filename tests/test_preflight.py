@@ -103,6 +103,41 @@ def test_plan_that_fits(path):
         res.append(weights(learn))
     assert same_weights(*res)
 
+few = "too few to train from scratch: below about 500, fine-tune a pretrained model"
+
+def steps_lines(learn, *args, **kwargs):
+    "What `preflight`, and the display of a run whose data are made, say of the number of steps"
+    res = learn.preflight(*args, seconds=.01, **kwargs)
+    r = Run(learn, *args, **kwargs)
+    assert not any('in all' in o for o in r._lines())       # not known yet
+    for s in r.plan: r.try_dls(s)
+    lines = [[o for o in x._lines() if ' in all' in o] for x in (res,r)]
+    assert lines[0]==lines[1] and len(lines[0])==1 and lines[0][0] in repr(res)
+    return lines[0][0]
+
+def test_steps(path):
+    "Three batches per epoch; said to be few where someone could fine-tune instead"
+    learn = learner(path)
+    assert steps_lines(learn, (2,1), (32,48))=='9 steps in all'             # a toy
+    assert few in steps_lines(learn, (1,1), (32,96)) and 'resnet18).fine_tune(4)' in steps_lines(learn, 1, 96)
+    assert steps_lines(learn, 200, [96])=='600 steps in all'
+    learn.pretrained = True
+    assert steps_lines(learn, 1, 96)=='3 steps in all'
+    assert steps_lines(learner(path, 2, frozen=True), 1, 96)=='6 steps in all'
+
+def test_steps_are_of_as_many_images(path):
+    "Where gradients are accumulated, a step is several batches"
+    plan = most_learner(path, 5).preflight(**three_sizes, bs='auto', seconds=.05)
+    assert plan.steps==['4 steps in all']
+
+def test_steps_of_a_run(path, capsys):
+    "Before training, with or without `preflight`; not where the display is off"
+    learn = learner(path)
+    with learn.no_bar(): learn.fit_progressive(1, 96)
+    assert f'3 steps in all, {few}' in capsys.readouterr().out
+    with learn.no_bar(), learn.no_logging(): learn.fit_progressive(1, 96)
+    assert few not in capsys.readouterr().out
+
 def test_another_error(path):
     "An error of another kind is not taken for a lack of memory"
     learn = most_learner(path, 100)
@@ -115,7 +150,7 @@ def test_of_stages(path):
     res = learn.preflight([Stage(32, 1, bs=12),Stage((24,40), 2, fit='fit_one_cycle')], seconds=.05)
     assert list(res.df.bs)==[12,8] and list(res.df.epochs)==[1,2]
     with pytest.raises(ValueError, match='do not grow'): learn.preflight(4, (48,32))
-    assert len(learn.preflight(2, 48, seconds=.05).df)==1
+    assert len(learn.preflight(2, [48], seconds=.05).df)==1
 
 # as many epochs as the time allows
 

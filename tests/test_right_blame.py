@@ -248,7 +248,7 @@ def test_lazy_layers_that_take_the_first_size(path, preflight):
     lazy = learn.model[0].weight,learn.model[1].running_mean,learn.model[4].weight
     assert all(map(torch.nn.parameter.is_lazy, lazy))
     assert torch.equal(before, torch.get_rng_state()) and learn.opt is None
-    with learn.no_bar(), learn.no_logging(): learn.fit_progressive(2, sizes=48)
+    with learn.no_bar(), learn.no_logging(): learn.fit_progressive(2, sizes=[48])
     assert learn.model[4].in_features==4*23*23
 
 def by_hand(learn, fit):

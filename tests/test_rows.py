@@ -135,7 +135,7 @@ def plain_dls(path, size=48, bs=8, item=Resize(92)):
 
 def items_only(path): return ImageDataLoaders.from_folder(path, valid='val', item_tfms=Resize(48), bs=8, num_workers=0)
 
-@pytest.mark.parametrize('args', [dict(sizes=(24,48)), dict(sizes=(24,64)), dict(sizes=(24,48), bs=4), dict(sizes=48),
+@pytest.mark.parametrize('args', [dict(sizes=(24,48)), dict(sizes=(24,64)), dict(sizes=(24,48), bs=4), dict(sizes=[48]),
                                   dict(sizes=(24,48), valid_size='final'), dict(sizes=(24,48), fast=False),
                                   dict(sizes=(24,48), fast=dict(cache='copies', decoded=True))], ids=str)
 @pytest.mark.parametrize('make', (plain_dls, items_only, lambda path: get_dls(48, 8, path, num_workers=0)))

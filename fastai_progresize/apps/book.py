@@ -8,9 +8,9 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/apps/book.html.md"""
 __all__ = ['book_table', 'plot_runs', 'run_experiment']
 
 # %% ../../nbs/apps/02_book.ipynb #2410c9cb
-import hashlib
+import hashlib, json
 from fastai.vision.all import *
-from ..args import Invalid, check_count, check_folder, check_outside, check_workers
+from ..args import check_among, check_count, check_folder, check_folders, check_workers
 from ..utils import same_random, warn_once, whole_file
 from ..load.folder import check_sides, imagenette
 from ..run import Run
@@ -18,7 +18,7 @@ from ..resume.file import file_before
 from ..learner import fit_run
 from ..samples import glyphs
 from .log import bars_in_terminal, epoch_lines
-from .experiments import Experiment, data_block, experiments, list_experiments, per_size
+from .experiments import Experiment, data_block, experiments, per_size
 
 # %% ../../nbs/apps/02_book.ipynb #bbb361ee
 def _show_lr(e, learn, out):
@@ -26,10 +26,12 @@ def _show_lr(e, learn, out):
     print(f"{e.name}: lr_find suggests {learn.lr_find().valley:.2g}, the book takes {e.lr_max:g}")
     plt.savefig(out/'lr_find.png', dpi=120)
 
-def _run(e, seed, dls, out):
-    "The history of one run: read from its file, or written to it at the end of the run"
-    file,saved = out/f'{e.name}-{seed}.csv',out.absolute()/f'{e.name}-{seed}.ckpt'
-    if file.exists(): return pd.read_csv(file)
+def _run(e, seed, dls, out, runs):
+    "The history of one run: read from its file in `runs`, or written to it at the end of the run"
+    name = '-'.join([e.shared or e.name, *out.name.split('-')[1:], str(seed)])
+    file,saved = runs/f'{name}.csv',runs.absolute()/f'{name}.ckpt'
+    about = dict(run=e.name, about=e.about, seed=seed, book=e.accuracy, book_seconds=per_size(e.seconds))
+    if file.exists(): return pd.read_csv(file).assign(**about)
     set_seed(seed)
     with same_random(): own = dls(e.stages[0].size, e.stages[0].bs)     # the run makes them again
     learn,resume = e.learner(own),saved.exists()
@@ -38,17 +40,17 @@ def _run(e, seed, dls, out):
         if e.lr_find and not (out/'lr_find.png').exists(): _show_lr(e, learn, out)
         print(f"{e.name}, seed {seed}{': resumed' if resume else ''}")
         fit_run(Run(learn, e.plan, get_dls=dls, check=not e.leak), saved.with_suffix(''), resume)
-        df = learn.stage_history.assign(run=e.name, seed=seed, book=e.accuracy, book_seconds=per_size(e.seconds))
+        df = learn.stage_history
         if e.tta: df.loc[df.index[-1],'tta'] = accuracy(*learn.tta()).item()
     with whole_file(file) as f: df.to_csv(f, index=False)
     for o in (saved,file_before(saved)): o.unlink(missing_ok=True)
-    return df
+    return df.assign(**about)
 
 # %% ../../nbs/apps/02_book.ipynb #2a8607e5
 def book_table(
     df:pd.DataFrame, # From `run_experiment`, or several of them concatenated
 )->pd.DataFrame: # A row per experiment
-    "Mean and standard deviation of accuracy over the seeds, and mean time per epoch, next to the book's"
+    "Mean accuracy over the seeds, with several its standard deviation, and mean time per epoch, next to the book's"
     last,runs = df.groupby(['run','seed'], sort=False).last(),df.groupby('run', sort=False)
     best = last.tta.fillna(last.accuracy) if 'tta' in last else last.accuracy
     def _by_run(o): return o.groupby('run', sort=False)
@@ -57,7 +59,7 @@ def book_table(
                         'std': acc.std(), 'book': _by_run(last.book).first()})
     res['an epoch'] = [per_size(dict(g.groupby('size', sort=False).seconds.mean())) for _,g in runs]
     res['book: an epoch'] = [g.book_seconds.fillna('').iloc[0] for _,g in runs]
-    return res
+    return res if df.seed.nunique()>1 else res.drop(columns='std')
 
 def plot_runs(
     df:pd.DataFrame, # From `run_experiment`, or several of them concatenated
@@ -69,19 +71,13 @@ def plot_runs(
     for i,(name,g) in enumerate(df.groupby('run', sort=False)):
         line = dict(color=f'C{i}', marker='.', alpha=.7)
         for j,(_,o) in enumerate(g.groupby('seed')):
-            ax.plot(o.seconds.cumsum(), o.accuracy, label=name if j==0 else None, **line)
+            ax.plot(o.seconds.cumsum(), o.accuracy, label=None if j else g.get('about', g.run).iloc[0], **line)
         if g.book.notna().any(): ax.axhline(g.book.iloc[0], color=f'C{i}', ls='--', lw=1)
-    ax.set(xlabel='seconds', ylabel='accuracy')
+    ax.set(xlabel='seconds of training', ylabel='accuracy (dashed: the book)', xlim=(0,None), ylim=(0,None))
     ax.legend(fontsize='small')
     return ax
 
 # %% ../../nbs/apps/02_book.ipynb #22b8fe38
-def _named(e):
-    "The experiment called `e`"
-    if isinstance(e, Experiment): return e
-    if isinstance(e, str) and e in experiments: return experiments[e]
-    raise ValueError(f"There is no experiment {e}: choose from {', '.join(experiments)}")
-
 def _check_args(e, path, out, seeds, subset=None, num_workers=None, **kwargs):
     "Raise a `ValueError` for what cannot be run"
     check_count('seeds', seeds)
@@ -89,22 +85,19 @@ def _check_args(e, path, out, seeds, subset=None, num_workers=None, **kwargs):
     check_workers(num_workers)
     check_folder('out', out)
     if path is None: return
-    check_folder('path', path)
-    if not Path(path).is_dir():
-        raise Invalid(('path',str(path)), " does not exist: pass a folder with a copy of Imagenette, or with images in"
-                      " the same layout")
+    check_folders(path, out)
     block = data_block(e, e.stages[0].size, subset)
     check_sides(block.get_items(Path(path)), block.splitter, path)
-    check_outside('out', out, path)
 
 # %% ../../nbs/apps/02_book.ipynb #8ce6172c
-def _folder(e, path, scale, **settings):
-    "The name of the folder of results"
-    if path is not None:
-        path = Path(path).resolve()
-        path = f"{path.name}-{hashlib.sha1(bytes(path)).hexdigest()[:6]}"
-    settings = dict(data=path, scale=None if scale==1 else scale, **settings)
-    return e.name + ''.join(f"-{k}{'x'.join(map(str, listify(v)))}" for k,v in settings.items() if v)
+def _folder(e, out, path, scale, **settings):
+    "The new folder of results, with settings that are not the book's in `config.json` and an id of them in its name"
+    settings = dict(path=path and str(Path(path).resolve()), scale=None if scale==1 else scale, **settings)
+    text = json.dumps({k: v for k,v in settings.items() if v}, indent=1)
+    folder = Path(out)/(e.name + (f'-{hashlib.sha1(text.encode()).hexdigest()[:6]}' if any(settings.values()) else ''))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder/'config.json').write_text(text)
+    return folder
 
 def _save_runs(df, out):
     "Write `epochs.csv`, `results.csv` and `runs.png`"
@@ -127,15 +120,16 @@ def run_experiment(
     **kwargs
 )->pd.DataFrame: # A row per epoch of each run
     "Train as the book does, once per seed, with its comparisons. Raises `ValueError` for a bad name or no data"
-    e = _named(e)
+    if not isinstance(e, Experiment):
+        check_among('e', e, experiments)
+        e = experiments[e]
     _check_args(e, path, out, seeds, **kwargs)
     e,given = e.scaled(scale, epochs, bs),{k: kwargs.get(k) for k in ('subset','fast')}
-    out = Path(out)/_folder(e, path, scale, epochs=epochs, bs=bs, **given)
-    path = imagenette(e.url) if path is None else Path(path)
-    out.mkdir(parents=True, exist_ok=True)
+    data = imagenette(e.url) if path is None else Path(path)
+    runs,out = Path(out)/'runs',_folder(e, out, path, scale, epochs=epochs, bs=bs, **given)
     rows = []
     for seed in range(seeds):
-        def _one(o): return _run(o, seed, partial(o.dls, path=path, **kwargs), out)
+        def _one(o): return _run(o, seed, partial(o.dls, path=data, **kwargs), out, runs)
         df = _one(e)
         rows += [df, *(_one(f(e, df)) for f in e.others)]
     res = pd.concat(rows, ignore_index=True)
@@ -143,23 +137,15 @@ def run_experiment(
     return res
 
 # %% ../../nbs/apps/02_book.ipynb #3742b17d
-def show_book(runs=None):
-    "Our results next to the book's, one experiment per line"
-    show = {o: '{:.1%}'.format for o in ('accuracy','book')} | {'epochs': '{:.0f}'.format, 'std': '{:.3f}'.format}
-    if runs is not None: return book_table(runs).to_string(index_names=False, na_rep='', formatters=show)
-    df = list_experiments().rename_axis('experiment').reset_index()
-    df = df.rename(columns={'accuracy':'book', 'epoch':'book: an epoch'})
-    for o in ('experiment','about'): show[o] = f'{{:<{df[o].str.len().max()}}}'.format
-    return df.to_string(index=False, justify='left', na_rep='', formatters=show)
+_show = {o: '{:.1%}'.format for o in ('accuracy','book')} | {'epochs': '{:.0f}'.format, 'std': '{:.3f}'.format}
 
-# %% ../../nbs/apps/02_book.ipynb #c93e6a44
 @bars_in_terminal()
 @warn_once()
 def run_book(names, out, samples=False, seeds=1, fast=False, num_workers=None, **settings):
     "Run experiments and print our results next to the book's"
-    names = list(map(_named, names))
     if samples: settings = dict(scale=.25) | settings | dict(path=glyphs())
     run = partial(run_experiment, seeds=seeds, fast=fast, num_workers=num_workers, out=out, **settings)
-    print(f"\n{show_book(pd.concat(map(run, names)))}\n")
+    table = book_table(pd.concat(map(run, names)))
+    print(f"\n{table.to_string(index_names=False, na_rep='', formatters=_show)}\n")
     if settings: print("The book's figures are for Imagenette, its sizes and epochs")
     print(f"results.csv, epochs.csv and runs.png are in the folder of each experiment in {out}")

@@ -8,22 +8,26 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/apps/commands.html.m
 __all__ = ['progresize_demo', 'progresize_fit', 'progresize_book']
 
 # %% ../../nbs/apps/04_commands.ipynb #c57433ef
-import inspect, re, sys
+import inspect, json, re, sys, warnings
 from argparse import RawDescriptionHelpFormatter
 from contextlib import contextmanager
 from functools import partial
+from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 from fastcore.script import anno_parser, store_true
-from ..args import Invalid, as_python, fit_names, is_list
+from ..args import Invalid, as_python, check_among, check_folders, fit_names, growing, is_list
 
 # %% ../../nbs/apps/04_commands.ipynb #a9f5e739
 def make_parser(f, examples):
     "fastcore's parser for `f`, with `examples`, `--version` and one-line errors"
     p = anno_parser(f, prog=f.__name__.replace('_', '-'))
     class Formatter(p.formatter_class, RawDescriptionHelpFormatter): pass
-    p.add_argument('--version', action='version', version=p.epilog, help="show the version and exit")
-    p.epilog,p.formatter_class = f"examples:\n{examples}",Formatter
+    versions = ', '.join(f'{o} {version(o)}' for o in ('fastai','torch'))
+    p.add_argument('--version', action='version', version=f"{p.epilog} ({versions})", help="show versions and exit")
+    p.epilog,p.formatter_class,p.allow_abbrev = f"examples:\n{examples}",Formatter,False   # --size is not --sizes
+    for a in p._actions: a.help = a.help.removesuffix(' (default: False)')
     p.error = lambda message: p.exit(2, f"{p.prog}: {message} (see {p.prog} --help)\n")
     return p
 
@@ -35,55 +39,64 @@ def command(examples):
             args = vars(p.parse_args())
             names = args.pop('names', ())
             own = inspect.signature(f).parameters       # not fastcore's `pdb` and `xtra`
-            with _one_line(f, p.prog): f(*names, **{k:v for k,v in args.items() if k in own})
+            given = {k for k,v in args.items() if v is not None}
+            with _one_line(f, p, given): f(*names, **{k: args[k] for k in args.keys() & own})
         f.main = _main
         return f
     return _command
 
 # %% ../../nbs/apps/04_commands.ipynb #edd9b992
-_also = dict(n_epoch='epochs', lr_max='lr', size='sizes', checkpoint='out')      # flags of another name
+_also = dict(n_epoch='epochs', lr_max='lr', size='sizes', checkpoint='out', e='names')      # flags of another name
 
 def _typed(o):
     "`o` as you would type it: 4,5 for (4, 5), 96x192,160x320 for [(96, 192), (160, 320)]"
     def _one(o): return 'x'.join(map(str, o)) if isinstance(o, tuple) else str(o)
     return ','.join(map(_one, o)) if is_list(o) else str(o)
 
-def as_flag(f, name, *value):
+def _param(f, name, given=()):
+    "The parameter of the command `f` for an argument; that of its own name if it is among the `given` ones"
+    arg = name.strip('`=')
+    return inspect.signature(f).parameters.get(arg if arg in given else _also.get(arg, arg))
+
+def as_flag(f, name, *value, given=()):
     "An argument as a flag of the command `f`, or as in Python if that has none"
-    own,arg = inspect.signature(f).parameters,name.strip('`=')
-    k = _also.get(arg, arg)
-    if k not in own: return as_python(name, *value)
-    flag = k if own[k].default is inspect.Parameter.empty else f"--{k.replace('_', '-')}"
+    p = _param(f, name, given)
+    if p is None: return as_python(name, *value)
+    if p.kind is p.VAR_POSITIONAL: return str(value[0])
+    flag = p.name if p.default is p.empty else f"--{p.name.replace('_', '-')}"
     if not value or value[0] is True: return flag
-    return f"{flag} {_typed([value[0]] if arg=='size' else value[0])}"
+    return f"{flag} {_typed([value[0]] if name=='size' else value[0])}"
 
 # %% ../../nbs/apps/04_commands.ipynb #595625df
 @contextmanager
-def _one_line(f, name):
-    "Turn an error of the command `f` into one line on stderr and exit code 1"
+def _one_line(f, p, given):
+    "Show a warning or an error of the command `f` as one line on stderr; exit with code 2 for a wrong flag, else 1"
     if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='backslashreplace')    # odd names of files
+    def _line(text, *args, **kwargs): return f"\n{p.prog}: {' '.join(str(text).split())}\n"
+    own,warnings.formatwarning = warnings.formatwarning,_line
     try: yield
-    except KeyboardInterrupt: sys.exit(f"\n{name}: interrupted")
+    except KeyboardInterrupt: sys.exit(f"\n{p.prog}: interrupted")
     except Exception as e:
-        text = e.say(partial(as_flag, f)) if isinstance(e, Invalid) else str(e)
-        sys.exit(f"\n{name}: {' '.join(text.split()) or type(e).__name__}")
+        text = e.say(partial(as_flag, f, given=given)) if isinstance(e, Invalid) else str(e).strip()
+        if getattr(e, 'argument', None) and _param(f, e.argument, given): p.exit(2, _line(text))
+        sys.exit(_line(text or type(e).__name__).rstrip())
+    finally: warnings.formatwarning = own
 
-def _numbers(flag, s, one, instead):
-    "The numbers in `s`, separated by commas, as ints or (height, width)"
+_px = r'[1-9]\d*(x[1-9]\d*)?'
+_forms = dict(
+    size=(_px, "one size in px, such as 224, or height x width, such as 160x320"),
+    sizes=(rf'{_px}(,{_px})*', "sizes in px, such as 128,224, or height x width, such as 96x192,160x320"),
+    epochs=(r'[1-9]\d*(,[1-9]\d*)*', "whole numbers of at least 1, such as 10, or 4,5 for two sizes"))
+
+def _numbers(name, s):
+    "What a flag says, as ints or (height, width): one, or a list if it has commas; `sizes` are always a list"
     if s is None: return
-    parts = [o.strip() for o in str(s).split(',')]
-    if not all(re.fullmatch(one, o) for o in parts): raise ValueError(f"{flag} {s}: pass {instead}")
-    return [tuple(map(int, o.split('x'))) if 'x' in o else int(o) for o in parts]
-
-def _sizes(s):
-    "A list of sizes from '128,224' or '96x192,160x320'"
-    return _numbers('--sizes', s, r'[1-9]\d*(x[1-9]\d*)?',
-                    "sizes in px, such as 128,224, or height x width, such as 96x192,160x320")
-
-def _epochs(s):
-    "A number of epochs, or a list with one per size, from '10' or '4,5'"
-    res = _numbers('--epochs', s, r'[1-9]\d*', "whole numbers of at least 1, such as 10, or 4,5 for two sizes")
-    return res[0] if res and len(res)==1 else res
+    form,instead = _forms[name]
+    text = re.sub(r'\s*,\s*', ',', str(s).strip())
+    if not re.fullmatch(form, text): raise Invalid((name,s), f": pass {instead}")
+    res = [tuple(map(int, o.split('x'))) if 'x' in o else int(o) for o in text.split(',')]
+    if name!='epochs': res = growing(res)
+    return res[0] if len(res)==1 and name!='sizes' else res
 
 # %% ../../nbs/apps/04_commands.ipynb #60d04d13
 @command("""  progresize-demo
@@ -93,54 +106,67 @@ def progresize_demo(
     sizes:str='64,128', # Sizes, px
     epochs:int=12, # Epochs of each of the two runs
     seed:int=42, # Random seed
-    num_workers:int=None, # Number of worker processes
+    num_workers:int=None, # Number of worker processes; default: one per core
     checkpoint:store_true=False, # Save the state of the first run in --out at the end of each epoch
     resume:store_true=False, # Continue from it, if it exists
 ):
     "Draw sample images, train on them at growing sizes and at the final size throughout, and compare"
-    sizes = _sizes(sizes)
-    from fastai_progresize.plan import Plan
-    from fastai_progresize.apps.folder import run_demo
+    sizes = _numbers('sizes', sizes)
+    from fastai_progresize.apps.folder import Plan, run_demo
     run_demo(Path(out), Plan(epochs, sizes, bs=32), seed=seed, num_workers=num_workers, checkpoint=checkpoint,
              resume=resume)
 
 # %% ../../nbs/apps/04_commands.ipynb #2083fd86
 @command("""  progresize-fit photos
-  progresize-fit photos --sizes 128,224 --epochs 10 --arch xresnet50 --compare --seeds 3
-  progresize-fit photos --sizes 128,224 --epochs 4,5 --fit fine_tune
-  progresize-fit photos --arch resnet34 --pretrained --out results --checkpoint
-  progresize-fit photos --arch resnet34 --pretrained --out results --resume""")
+  progresize-fit photos --size 192 --minutes 30 --pretrained --out results
+  progresize-fit photos --sizes 128,224 --epochs 4,5 --fit fine_tune --compare --seeds 3""")
 def progresize_fit(
     path:Path, # Folder of images: with train and val (or valid) in it, or just one folder per class
-    sizes:str=None, # Sizes in px, such as 128,224 or 96x192,160x320 (height x width); default: three, ending at 224
-    epochs:str='10', # Epochs of the whole model, or one number per size, such as 4,5
-    arch:str='xresnet50', # Name of one of fastai's xresnets, or of a model of torchvision or timm
-    pretrained:store_true=False, # Start from torchvision's weights
+    size:str=None, # Final size in px, such as 192 or 160x320 (height x width), of up to three sizes; default: 224
+    sizes:str=None, # All sizes in px instead, such as 128,224 or 96x192,160x320
+    epochs:str=None, # Epochs of the whole model, or one number per size, such as 4,5; default: 10
+    minutes:float=None, # As many epochs instead as this time allows
+    arch:str=None, # A model of fastai, torchvision or timm; default: xresnet50, without a GPU xresnet18
+    pretrained:store_true=False, # Start from torchvision's weights; default arch: resnet50, without a GPU resnet18
     bs:int=None, # Batch size, images; default: 64, or less for fewer than 256 training images
     lr:float=3e-3, # Highest lr
     fit:Annotated[str, dict(choices=fit_names)]=None, # How to train; default: flat_cos, or fine_tune if pretrained
+    fp16:store_true=False, # Mixed precision, if there is a GPU
+    valid_size:Annotated[str, dict(choices=['stage','final'])]=None, # Size to validate at; default: stage
     compare:store_true=False, # Also train at the final size throughout, in one cycle
     seeds:int=1, # Pairs of runs for --compare
-    presize:int=None, # Size of items before augmentation, px
+    presize:int=None, # Size of items before augmentation, px; default: 1.2 to 1.75 times the size
     cache:store_true=False, # Keep small copies of large photographs, which load faster
     decoded:store_true=False, # Keep the pixels of all images, which load fastest and take more of the disk
     seed:int=42, # Seed of training, and of a random split
     verify:Annotated[str, dict(choices=['error','skip'])]=None, # Read all images first: stop at bad files, or skip them
     checkpoint:store_true=False, # Save the state of the run in --out at the end of each epoch
     resume:store_true=False, # Continue from it, if it exists
-    preflight:store_true=False, # Try every size before training; always done on a GPU
-    num_workers:int=None, # Number of worker processes
+    preflight:store_true=False, # Try every size before training; always done on a GPU, or before a long run
+    num_workers:int=None, # Number of worker processes; default: one per core
     out:Path='progresize-fit', # Folder for the results, outside the images' folder
 ):
     "Train a classifier on a folder of images at growing sizes"
-    sizes,epochs = _sizes(sizes),_epochs(epochs)
-    from fastai_progresize.plan import Plan
-    from fastai_progresize.apps.folder import fit_folder, folder_learner
-    plan = Plan(epochs, sizes, size=None if sizes else 224, bs=bs, fit=fit)
-    learner = partial(folder_learner, arch=arch, pretrained=pretrained, lr=lr)
+    if minutes and epochs: raise Invalid(('minutes',minutes), " and ", ('epochs',epochs), ": pass one of them")
+    size,sizes,epochs = _numbers('size', size),_numbers('sizes', sizes),_numbers('epochs', epochs)
+    check_folders(path, out)
+    from fastai_progresize.apps.folder import Plan, fit_folder, folder_learner
+    plan = Plan(epochs or 10, sizes, size=size or (None if sizes else 224), bs=bs, fit=fit)
+    learner = partial(folder_learner, arch=arch, pretrained=pretrained, lr=lr, fp16=fp16)
     fit_folder(Path(path), Path(out), plan, compare, seeds, seed, learner, checkpoint, resume, preflight or None,
-               presize=presize, cache=cache, decoded=decoded, num_workers=num_workers,
+               minutes, valid_size, presize=presize, cache=cache, decoded=decoded, num_workers=num_workers,
                verify=True if verify=='error' else verify)
+
+# %% ../../nbs/apps/04_commands.ipynb #91e3c7d5
+_book = json.loads((files('fastai_progresize.apps')/'book.json').read_text())
+
+def _list_book():
+    "The experiments and the book's figures, one per line"
+    def _row(k, about, accuracy, seconds):
+        return k,about,f'{accuracy:.1%}' if accuracy else '',', '.join(f'{v} s at {k} px' for k,v in seconds.items())
+    rows = [('experiment','about','book','book: an epoch'), *(_row(k, **o) for k,o in _book.items())]
+    widths = [max(map(len, o)) for o in zip(*rows)]
+    return '\n'.join('  '.join(map(str.ljust, o, widths)).rstrip() for o in rows)
 
 # %% ../../nbs/apps/04_commands.ipynb #72ff0ffe
 @command("""  progresize-book
@@ -152,22 +178,24 @@ def progresize_book(
     path:Path=None, # Folder of Imagenette, with train and val; default: download it
     samples:store_true=False, # Train on drawn letters, at a quarter of the sizes unless --scale is given
     seeds:int=1, # Number of runs, seeded 0, 1, ...
-    scale:float=None, # Factor for all sizes, such as 0.25
-    epochs:str=None, # Epochs of each stage's fit, one number or one per stage, such as 4,5
-    bs:int=None, # Batch size of all stages, images
-    subset:int=None, # Use only about this many images
+    scale:float=None, # Factor for all sizes, such as 0.25; default: 1
+    epochs:str=None, # Epochs of each stage's fit, one number or one per stage, such as 4,5; default: the book's
+    bs:int=None, # Batch size of all stages, images; default: the book's
+    subset:int=None, # Use only about this many images; default: all
     fast:store_true=False, # Load with this package's fast loading, with images as sharp
-    num_workers:int=None, # Number of worker processes
+    num_workers:int=None, # Number of worker processes; default: one per core
     out:Path='progresize-book', # Folder for the results; an interrupted run is resumed from there
 ):
     "Run fastbook's Imagenette experiments (chapters 7 and 14)"
-    settings = dict(path=path, scale=scale, epochs=_epochs(epochs), bs=bs, subset=subset)
+    if samples and path: raise Invalid(('samples',True), " and ", ('path',path), ": pass only one of them")
+    for o in names: check_among('e', o, _book)
+    settings = dict(path=path, scale=scale, epochs=_numbers('epochs', epochs), bs=bs, subset=subset)
     settings = {k:v for k,v in settings.items() if v is not None}
-    given = {**settings, **{k:v for k,v in dict(samples=samples, fast=fast).items() if v}}
-    if given and not names:
-        raise ValueError(f"--{next(iter(given))} is for experiments: pass their names too, such as ch07_progressive;"
-                         " progresize-book alone lists them")
-    if samples and path: raise ValueError(f"--samples and --path {path}: pass only one of them")
-    from fastai_progresize.apps.book import run_book, show_book
-    if not names: return print(show_book())
+    if not names:
+        for k in [*settings, *['samples']*samples, *['fast']*fast]:
+            raise Invalid((k,), " is for experiments: pass their names too, such as ch07_progressive; progresize-book"
+                          " alone lists them")
+        return print(_list_book())
+    if path: check_folders(path, out)
+    from fastai_progresize.apps.book import run_book
     run_book(names, Path(out), samples, seeds, fast, num_workers, **settings)

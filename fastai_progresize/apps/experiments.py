@@ -9,6 +9,7 @@ __all__ = ['experiments', 'Experiment', 'list_experiments']
 
 # %% ../../nbs/apps/01_experiments.ipynb #adedd53d
 from dataclasses import dataclass, replace
+from importlib.resources import files
 from fastai.vision.all import *
 from ..args import Invalid, is_number
 from ..stage import Stage
@@ -39,6 +40,7 @@ class Experiment:
     tta:bool=False # Measure accuracy with test time augmentation too?
     accuracy:float=None # The book's accuracy
     seconds:dict=None # The book's seconds per epoch, by size in px
+    shared:str=None # Name of its run, if other experiments begin with the same
     others:tuple=() # Functions from the experiment and its history to an experiment to compare it with
 
     @property
@@ -126,7 +128,8 @@ def _throughout(e, what, n):
     "Training for `n` epochs at the final size of `e`, in one cycle"
     lr = e.lr_max[0] if isinstance(e.lr_max, tuple) else e.lr_max
     stage = replace(e.stages[-1], n_epoch=max(1, round(n)), fit=None, freeze_epochs=None)
-    return replace(e, name=f'{e.name}_{what}', stages=(stage,), lr_max=lr, accuracy=None, others=())
+    return replace(e, name=f'{e.name}_{what}', about=f"{stage.size} px, {what.replace('_', ' ')}", stages=(stage,),
+                   lr_max=lr, accuracy=None, shared=None, others=())
 
 def same_epochs(e, df):
     "As many epochs as `e` at its final size"
@@ -145,47 +148,40 @@ def same_seconds(e, df):
 def new_splits(e, df):
     "The same with a different random split at each size but the last"
     accuracy = experiments['ch07_progressive'].accuracy
-    return replace(e, name=f'{e.name}_new_splits', leak=True, accuracy=accuracy, others=())
+    return replace(e, name=f'{e.name}_new_splits', about='new splits', leak=True, accuracy=accuracy, shared=None,
+                   others=())
 
 # %% ../../nbs/apps/01_experiments.ipynb #5c2a93c8
 _full = dict(model=xresnet50, stages=(Stage(224, 5, bs=64),))
 _progressive = dict(model=xresnet50, stages=(Stage(128, 4, bs=128), Stage(224, 5, bs=64)), lr_max=(3e-3,1e-3))
-_seconds = {128:30, 224:66}
+_shared = dict(_progressive, shared='ch07_progressive')
 
-_chapter7 = [
-    Experiment('ch07_baseline', "xresnet50 from scratch, 5 epochs at 224 px", **_full, normalize=False, accuracy=.825,
-               seconds={224:63}),
-    Experiment('ch07_normalized', "the same, normalized", **_full, accuracy=.824, seconds={224:63}),
-    Experiment('ch07_progressive', "4 epochs at 128 px, then fine_tune(5) at 224", **_progressive, accuracy=.863,
-               seconds=_seconds),
-    Experiment('ch07_progressive_tta', "the same, with test time augmentation", **_progressive, tta=True,
-               accuracy=.874, seconds=_seconds),
-    Experiment('ch07_mixup', "the baseline with Mixup, normalized", **_full, cbs=(MixUp,)),
-    Experiment('ch07_label_smoothing', "the baseline with label smoothing, normalized", **_full,
-               loss_func=LabelSmoothingCrossEntropy),
-    Experiment('ch07_compute_matched', "progressive, and 224 px for as many pixels, and seconds", **_progressive,
-               others=(same_pixels,same_seconds)),
-    Experiment('ch07_leak', "progressive with one split, and with the book's new one at 224 px", **_progressive,
-               others=(new_splits,))]
+_chapter7 = dict(
+    ch07_baseline=dict(_full, normalize=False),
+    ch07_normalized=_full,
+    ch07_progressive=_shared,
+    ch07_progressive_tta=dict(_progressive, tta=True),
+    ch07_mixup=dict(_full, cbs=(MixUp,)),
+    ch07_label_smoothing=dict(_full, loss_func=LabelSmoothingCrossEntropy),
+    ch07_compute_matched=dict(_shared, others=(same_pixels,same_seconds)),
+    ch07_leak=dict(_shared, others=(new_splits,)))
 
 # %% ../../nbs/apps/01_experiments.ipynb #c616b689
 _ch14 = dict(loss_func=nn.CrossEntropyLoss, min_scale=.5, by_folder=True, fp16=True)
 _small = dict(_ch14, url=URLs.IMAGENETTE_160, presize=160, stages=(Stage(128, 5, bs=128),))
 _large = dict(_ch14, model=xresnet50, url=URLs.IMAGENETTE_320, presize=320)
 
-_chapter14 = [
-    Experiment('ch14_cnn', "five convolutions, after lr_find, 5 epochs at 128 px", partial(small_cnn, conv_block),
-               **_small, lr_find=True, accuracy=.659),
-    Experiment('ch14_resblock', "the same with residual blocks", partial(small_cnn, res_block), **_small,
-               accuracy=.668),
-    Experiment('ch14_deeper', "with twice as many", partial(small_cnn, two_res_blocks), **_small, accuracy=.693),
-    Experiment('ch14_resnet18', "ResNet-18 with a stem", xresnet18, **_small, accuracy=.757),
-    Experiment('ch14_resnet50', "ResNet-50 with bottlenecks, 20 epochs at 224 px", **_large,
-               stages=(Stage(224, 20, bs=128),), accuracy=.873),
-    Experiment('ch14_resnet50_progressive', "the same through 128, 192 and 224 px, one cycle", **_large,
-               stages=(Stage(128, 10, bs=128), Stage(192, 6, bs=128), Stage(224, 4, bs=128)), fit='single_cycle')]
+_chapter14 = dict(
+    ch14_cnn=dict(_small, model=partial(small_cnn, conv_block), lr_find=True),
+    ch14_resblock=dict(_small, model=partial(small_cnn, res_block)),
+    ch14_deeper=dict(_small, model=partial(small_cnn, two_res_blocks)),
+    ch14_resnet18=dict(_small, model=xresnet18),
+    ch14_resnet50=dict(_large, stages=(Stage(224, 20, bs=128),)),
+    ch14_resnet50_progressive=dict(_large, fit='single_cycle', stages=tuple(
+        Stage(size, n, bs=128) for size,n in ((128,10),(192,6),(224,4)))))
 
-experiments = {o.name: o for o in _chapter7+_chapter14}
+_book = json.loads((files('fastai_progresize.apps')/'book.json').read_text())
+experiments = {k: Experiment(name=k, **_book[k], **o) for k,o in (_chapter7 | _chapter14).items()}
 
 # %% ../../nbs/apps/01_experiments.ipynb #c2aa54d9
 def per_size(d):

@@ -14,7 +14,7 @@ with warnings.catch_warnings():
     warnings.simplefilter('ignore')     # fastai and torch warn at import
     from fastai.vision.all import *
     from fastai_progresize.all import *
-    from fastai_progresize.args import Invalid, check_count, check_folder, check_lr, check_outside, is_number
+    from fastai_progresize.args import Invalid, check_count, check_folders, check_lr, did_you_mean, is_number
     from fastai_progresize.utils import warn_once
     from fastai_progresize.apps.log import bars_in_terminal, epoch_lines
     from fastai_progresize.report.compare import add_run, one_cycle_plan
@@ -31,21 +31,24 @@ def _find_model(arch):
 
 def folder_learner(
     dls:DataLoaders, # Data to classify
-    arch:str='xresnet18', # Name of one of fastai's xresnets, or of a model of torchvision or timm
+    arch:str=None, # A model of fastai, torchvision or timm; None: (x)resnet50, or (x)resnet18 without a GPU
     pretrained:bool=False, # Start from torchvision's weights, downloading them?
     widen:float=1., # Width of an xresnet, relative to its usual one
     lr:float=defaults.lr, # The Learner's lr
+    fp16:bool=False, # Mixed precision, if there is a GPU?
 )->Learner:
     "The book's Learner for an xresnet from scratch, else `vision_learner`. Raises `ValueError` for an unknown `arch`"
     check_lr(lr)
     if not (is_number(widen) and .05<=widen<=4): raise Invalid(('widen',widen), ": pass a number from 0.05 to 4")
-    arch = str(arch)
+    arch = str(arch or f"{'' if pretrained else 'x'}resnet{50 if torch.cuda.is_available() else 18}")
     f,instead = _find_model(arch),"pass one such as xresnet18, xresnet50 or resnet34"
     if f is None:
-        raise Invalid(('arch',arch), f" is not a model of fastai, torchvision or timm (if installed): {instead}")
+        like = did_you_mean(arch, [o for o in [*globals(), *dir(models)] if 'net' in o])
+        raise Invalid(('arch',arch), f" is not a model of fastai, torchvision or timm (if installed): {like}{instead}")
+    given = dict(metrics=accuracy, lr=lr, cbs=MixedPrecision if fp16 and torch.cuda.is_available() else None)
     if arch.startswith('xresnet') and not pretrained:
-        return Learner(dls, f(n_out=dls.c, widen=widen), loss_func=CrossEntropyLossFlat(), metrics=accuracy, lr=lr)
-    try: return vision_learner(dls, f, pretrained=pretrained, metrics=accuracy, lr=lr)
+        return Learner(dls, f(n_out=dls.c, widen=widen), loss_func=CrossEntropyLossFlat(), **given)
+    try: return vision_learner(dls, f, pretrained=pretrained, **given)
     except (OSError,torch.OutOfMemoryError): raise      # no connection or no memory
     except Exception as e:
         reason = "it has no pooling layer" if isinstance(e, StopIteration) else str(e).split('\n')[0]
@@ -59,8 +62,10 @@ def _save_run(learn, out):
     learn.plot_stages()[0].figure.savefig(out/'stages.png', dpi=120)
     learn.export(out.absolute()/'learner.pkl')
 
-def _print_results(learn, res, out):
-    "Print the table `res`, and what the exported learner says of one image"
+def _print_results(trained, out):
+    "Print the table of what is `trained`, which is returned, and what the exported learner says of one image"
+    (plan,learn),*others = trained.values()
+    res = compare_runs(progressive=learn.stage_history, **{f'{plan[-1].size} px': o.stage_history for _,o in others})
     shown = show_runs(res if len(res)>1 else res.drop(columns='time saved')).T      # alone there is nothing to compare
     print(f"\n\n{shown.to_string()}\n")
     with warnings.catch_warnings():
@@ -70,6 +75,7 @@ def _print_results(learn, res, out):
     with exported.no_bar(): pred,_,probs = exported.predict(file)
     print(f"The exported learner predicts {pred!r} ({probs.max():.0%}) for {file.name}, which is {file.parent.name!r}")
     print(f"history.csv, stages.png and learner.pkl are in {out}")
+    return res
 
 # %% ../../nbs/apps/03_folder.ipynb #fc0b617b
 def _default_bs(n):
@@ -84,32 +90,31 @@ def _own_bs(data, size):
     return bs
 
 # %% ../../nbs/apps/03_folder.ipynb #04a8cd66
-def _train(learn, plan, data, preflight, **kwargs):
-    "Train `learn`, after trying all sizes if `preflight`"
-    tried = learn.preflight(plan, get_dls=data) if preflight else None
+_long = 3e7     # pixels to train on, with which two cores are busy for over half a minute
+
+def _tried(learn, plan, preflight, minutes, **kwargs):
+    "The `Preflight` of a run, if wanted or if it is long, and its plan, with the epochs that `minutes` allow"
+    is_long = len(learn.dls.train_ds)*sum(s.pixels*s.total for s in plan)>_long
+    if minutes: plan = dict(minutes=minutes, **{k: plan.args[k] for k in ('sizes','bs','fit')})
+    elif not ifnone(preflight, is_long or torch.cuda.is_available()): return None,plan
+    tried = learn.preflight(**plan if minutes else dict(n_epoch=plan), **kwargs)
+    return tried,tried.plan
+
+def _train(learn, plan, title, tried=None, **kwargs):
+    "Train `learn`, and compare the time with that of `tried`"
     if tried: print(f"Tried before training:\n{tried}\n")
-    print("At growing sizes:")
+    print(title)
     began = perf_counter()
-    with epoch_lines(learn):
-        learn.fit_progressive(tried.plan if tried else plan, get_dls=data, **kwargs)
+    with epoch_lines(learn): learn.fit_progressive(plan, **kwargs)
     if tried: print(f"\nIt took {perf_counter()-began:.0f} seconds; {tried.seconds:.0f} were predicted")
 
-def _train_fixed(learn, plan, data):
-    print(f"\n\nAt {plan[0].size} px throughout, in one cycle:")
-    with epoch_lines(learn): learn.fit_progressive(plan, get_dls=data)
-
-def _more_seeds(learner, plan, seeds, out, data):
-    "Compare pairs of runs, all but those that have been trained"
+def _more_seeds(learner, trained, seeds, out, data):
+    "Compare pairs of runs, after the one that is `trained`"
+    for k,o in trained.items(): add_run(out/'compare.csv', k, seeds[0], *o)
     print(f"\n\nWith {len(seeds)} seeds:")
-    compared = compare_fits(learner, plan, seeds, out, get_dls=data)
+    compared = compare_fits(learner, trained['progressive'][0], seeds, out, get_dls=data)
     compared.plot().figure.savefig(out/'compare.png', dpi=120)
     print(f"{compared}\ncompare.csv and compare.png are in {out}")
-
-# %% ../../nbs/apps/03_folder.ipynb #d3c08b9f
-def _check_args(path, out, seeds):
-    for k,v in dict(path=path, out=out).items(): check_folder(k, v)
-    check_outside('out', out, path)
-    check_count('seeds', seeds)
 
 # %% ../../nbs/apps/03_folder.ipynb #be7920c2
 @bars_in_terminal()
@@ -124,31 +129,30 @@ def fit_folder(
     learner:callable=folder_learner, # Function from `DataLoaders` to a `Learner`
     checkpoint:bool=False, # Save the state of the run in `out` at the end of each epoch?
     resume:bool=False, # Continue from it, if it exists?
-    preflight:bool=None, # Try every size before training? None: if there is a GPU
+    preflight:bool=None, # Try every size before training? None: if there is a GPU, or the run is long
+    minutes:float=None, # Time for the run, which then has as many epochs as fit in, minutes
+    valid_size:str|int|tuple=None, # Validate at the 'stage' size, 'final', or a size in px
     **kwargs # Arguments of `get_dls`
 )->tuple: # The trained Learner, and the table of `compare_runs`
     "Train on the images of `path` at growing sizes, print time and results, and save them in `out`"
-    _check_args(path, out, seeds)
+    check_folders(path, out)
+    check_count('seeds', seeds)
     data,final = partial(get_dls, path=path, seed=seed, **kwargs),plan[-1]
     bs = final.bs or _own_bs(data, final.size)
     def _learner(): return learner(data(final.size, bs))
     set_seed(seed)
     learn = _learner()
-    plan = plan.for_learner(learn)
-    saved = (out/'run').absolute() if checkpoint or resume else None
-    _train(learn, plan, data, ifnone(preflight, torch.cuda.is_available()), checkpoint=saved, resume=resume)
+    given,saved = dict(get_dls=data, valid_size=valid_size),(out/'run').absolute() if checkpoint or resume else None
+    tried,plan = _tried(learn, plan.for_learner(learn), preflight, minutes, **given)
+    _train(learn, plan, "At growing sizes:", tried, checkpoint=saved, resume=resume, **given)
     _save_run(learn, out)
-    runs = dict(progressive=learn.stage_history)
+    trained = {'progressive': (plan,learn)}
     if compare:
         set_seed(seed)
-        fixed,control = _learner(),one_cycle_plan(plan)
-        _train_fixed(fixed, control, data)
-        runs[f'{final.size} px'] = fixed.stage_history
-    res = compare_runs(**runs)
-    _print_results(learn, res, out)
-    if compare and seeds>1:
-        for o in (('progressive',seed,plan,learn),('one cycle',seed,control,fixed)): add_run(out/'compare.csv', *o)
-        _more_seeds(_learner, plan, range(seed, seed+seeds), out, data)
+        control,fixed = trained['one cycle'] = one_cycle_plan(plan),_learner()
+        _train(fixed, control, f"\n\nAt {final.size} px throughout, in one cycle:", get_dls=data)
+    res = _print_results(trained, out)
+    if compare and seeds>1: _more_seeds(_learner, trained, range(seed, seed+seeds), out, data)
     return learn,res
 
 # %% ../../nbs/apps/03_folder.ipynb #5d932c0b

@@ -13,7 +13,6 @@ from time import thread_time
 from fastai.vision.all import *
 from ..utils import same_random, to_bytes
 
-
 # %% ../../nbs/checks/00_looks.ipynb #7acafc61
 side = 16       # px
 

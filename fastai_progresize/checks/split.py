@@ -106,7 +106,6 @@ def same_items(dls, other):
     a,b = ([getattr(first_input(o, i), 'items', None) for i in range(len(o.loaders[:2]))] for o in (dls,other))
     return len(a)==len(b) and all(x is y and x is not None for x,y in zip(a, b))
 
-
 # %% ../../nbs/checks/01_split.ipynb #690a1efb
 _in_folder = "Remove one of each pair, or put both in training or both in validation"
 fix_stages = Either("Fix the split: `splitter=RandomSplitter(seed=42)` in the `DataBlock` of `get_dls`, or any other"
