@@ -165,7 +165,7 @@ def test_docment_of_kwargs(pages):
 
 @pytest.mark.parametrize('page,text,url', [
     ('index.html', 'Learner', 'https://docs.fast.ai/learner.html#learner'),
-    ('learner.html', 'CSVLogger', 'https://docs.fast.ai/callback.progress.html#csvlogger'),
+    ('callbacks.html', 'CSVLogger', 'https://docs.fast.ai/callback.progress.html#csvlogger'),
     ('learner.html', 'fine_tune', 'https://docs.fast.ai/callback.schedule.html#learner.fine_tune'),
     ('preflight.html', 'fit_progressive', 'learner.html#learner.fit_progressive'),
 ])
@@ -282,6 +282,7 @@ def test_keyboard(browser, url):
         tab.keyboard.press('Enter')
         room.wait_for(state=state, timeout=5000)
         assert section.get_attribute('aria-expanded')==expanded
+        tab.wait_for_function("!document.querySelector('.collapsing')")
     tab.close()
 
 def test_phone(browser, url):
