@@ -165,7 +165,7 @@ def test_docment_of_kwargs(pages):
 
 @pytest.mark.parametrize('page,text,url', [
     ('index.html', 'Learner', 'https://docs.fast.ai/learner.html#learner'),
-    ('callbacks.html', 'CSVLogger', 'https://docs.fast.ai/callback.progress.html#csvlogger'),
+    ('tutorials/questions.html', 'CSVLogger', 'https://docs.fast.ai/callback.progress.html#csvlogger'),
     ('learner.html', 'fine_tune', 'https://docs.fast.ai/callback.schedule.html#learner.fine_tune'),
     ('preflight.html', 'fit_progressive', 'learner.html#learner.fit_progressive'),
 ])
