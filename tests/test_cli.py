@@ -4,10 +4,12 @@ from importlib import metadata
 from helpers import *
 
 import fastai_progresize
+from fastai_progresize import preflight
 from fastai_progresize.apps import book, commands, folder as cli
 from fastai_progresize.args import Invalid, check_count
 from fastai_progresize.utils import warn_once
 from fastai_progresize.checks import split as check
+from fastai_progresize.checks.trial import Timing
 from fastai_progresize.load.files import raise_faults
 from fastai_progresize.resume.same import check_plan
 from fastai_progresize.apps.commands import as_flag, progresize_fit
@@ -175,13 +177,14 @@ def test_valid_size(path, monkeypatch):
     assert 'interrupted' in in_process('progresize-fit', path, '--size',32, '--valid-size','final', '--num-workers',0)[1]
     assert seen==['final']
 
-def test_minutes(path, tmp_path, capsys):
-    "As many epochs as fit in, after a trial"
-    args = ['--size',24, '--minutes',.2, '--arch','xresnet18', '--bs',8, '--num-workers',0, '--compare']
+def test_minutes(path, tmp_path, capsys, monkeypatch):
+    "As many epochs as fit in, after a trial, which says here that an epoch takes 15 seconds"
+    monkeypatch.setattr(preflight, 'try_stage', lambda *args, **kwargs: Timing(model=15., loading=0., memory=1.))
+    args = ['--size',24, '--minutes',1, '--arch','xresnet18', '--bs',8, '--num-workers',0, '--compare']
     assert in_process('progresize-fit', path, *args, '--out','res')==(0,'')
     out = capsys.readouterr().out
     n = len(pd.read_csv(tmp_path/'res/history.csv'))
-    assert 'Tried before training' in out and f' for {n} epochs' in out and n>1
+    assert 'Tried before training' in out and f' for {n} epochs' in out and 1<n<=4
     assert f'{n} epochs at 24 px' in out           # the comparison is as long
 
 def test_long_run(path, tmp_path, capsys, monkeypatch):

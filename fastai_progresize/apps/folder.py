@@ -90,7 +90,7 @@ def _own_bs(data, size):
     return bs
 
 # %% ../../nbs/apps/03_folder.ipynb #04a8cd66
-_long = 3e7     # pixels to train on, with which two cores are busy for over half a minute
+_long = 3e7     # pixels: a minute of training for an xresnet18 on two cores
 
 def _tried(learn, plan, preflight, minutes, **kwargs):
     "The `Preflight` of a run, if wanted or if it is long, and its plan, with the epochs that `minutes` allow"
