@@ -128,7 +128,7 @@ def test_steps(path):
 def test_steps_are_of_as_many_images(path):
     "Where gradients are accumulated, a step is several batches"
     plan = most_learner(path, 5).preflight(**three_sizes, bs='auto', seconds=.05)
-    assert plan.steps==['4 steps in all']
+    assert plan.steps==['5 steps in all']
 
 def test_steps_of_a_run(path, capsys):
     "Before training, with or without `preflight`; not where the display is off"
