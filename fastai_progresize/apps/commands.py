@@ -135,7 +135,7 @@ def progresize_fit(
     valid_size:Annotated[str, dict(choices=['stage','final'])]=None, # Size to validate at; default: stage
     compare:store_true=False, # Also train at the final size throughout, in one cycle
     seeds:int=1, # Pairs of runs for --compare
-    presize:int=None, # Size of items before augmentation, px; default: 1.2 to 1.75 times the size
+    presize:int=None, # Size of items before augmentation, px; default: 1.1 to 1.75 times the size
     cache:store_true=False, # Keep small copies of large photographs, which load faster
     decoded:store_true=False, # Keep the pixels of all images, which load fastest and take more of the disk
     seed:int=42, # Seed of training, and of a random split
