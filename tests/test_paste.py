@@ -57,8 +57,7 @@ def test_colab(name):
     "A link to Colab below the title, and a first cell that installs there, does nothing elsewhere, and is not on the site"
     title,link,*cells = read_nb(tutorials[name]).cells
     url = f'/fastai-progresize/fastai_progresize/blob/main/nbs/tutorials/{name}.ipynb'
-    badge = '[Open in Colab]' if name in ('evidence','worth_it') else '[![Open in Colab](../colab.svg)]'
-    assert link.source==f'{badge}(https://colab.research.google.com/github{url})'
+    assert link.source==f'[![Open in Colab](../colab.svg)](https://colab.research.google.com/github{url})'
     first = next(c.source for c in cells if c.cell_type=='code')
     assert first.removeprefix('#| hide\n').startswith('! [ -e /content ] && ')
     assert get_config(root).git_url.removeprefix('https://') in first

@@ -74,6 +74,7 @@ def _one_line(f, p, given):
     if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='backslashreplace')    # odd names of files
     def _line(text, *args, **kwargs): return f"\n{p.prog}: {' '.join(str(text).split())}\n"
     own,warnings.formatwarning = warnings.formatwarning,_line
+    warnings.simplefilter('ignore', FutureWarning)      # fastai and torch warn at import
     try: yield
     except KeyboardInterrupt: sys.exit(f"\n{p.prog}: interrupted")
     except Exception as e:
@@ -103,7 +104,7 @@ def _numbers(name, s):
   progresize-demo --sizes 32,64 --epochs 4 --out quick""")
 def progresize_demo(
     out:Path='progresize-demo', # Folder for the results
-    sizes:str='64,128', # Sizes, px
+    sizes:str='64,96,128', # Sizes, px
     epochs:int=12, # Epochs of each of the two runs
     seed:int=42, # Random seed
     num_workers:int=None, # Number of worker processes; default: one per core
