@@ -154,7 +154,7 @@ def test_masks_that_are_not_classes(tmp_path, mask, most, bs):
     says = [f'The loss {whatever} on predictions of shape ({n}, 2, 48, 48) and targets of shape ({n}, 48, 48) with'
             f' values from 0 to {most} (IndexError: Target {most} is out of bounds.): pass targets from 0 to 1, as the'
             ' model has 2 classes; for masks, let `get_y` return an array of class numbers']
-    for sizes in ((32,48),48,(24,32)):
+    for sizes in ((32,48),[48],(24,32)):
         with refused(learn, *says): learn.fit_progressive(2, sizes=sizes)
 
 def test_masks_as_the_error_says(tmp_path):
@@ -192,7 +192,7 @@ def no_opt(params, lr): raise TypeError('no optimizer')
 ])
 def test_part_that_fails(sorted_dls, changes, says):
     learn = small_learner(sorted_dls, **{'model': partial(small_model, 3), **changes})
-    for sizes in ((32,48),48):
+    for sizes in ((32,48),[48]):
         with refused(learn, says): learn.fit_progressive(2, sizes=sizes)
 
 def test_fastais_callback_that_fails(sorted_dls):
