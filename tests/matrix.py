@@ -914,7 +914,7 @@ refused = dict(       # what the message of the `ValueError` says, of parts that
         'a size of no px': 'size=0',
         'lr_max per size, one schedule': 'an lr for each size needs a fit for each',
         'an unknown fit': "fit='cosine' is unknown",
-        'an unknown valid_size': "valid_size='last': pass 'stage', 'final', a size in px",
+        'an unknown valid_size': "valid_size='last': pass 'stage', 'final' or a size in px",
         'resume without checkpoint': 'resume=True: pass the `checkpoint`',
         'checkpoint of another run': 'is of another run',
         'checkpoint of a run that has not ended': 'pass resume=True to continue it',

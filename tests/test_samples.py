@@ -16,7 +16,8 @@ def test_same_for_a_seed(tmp_path):
     assert digest(a)==digest(b)!=digest(c)
     assert glyphs(20, 10, seed=1, path=tmp_path/'a')==a
 
-def test_layout(path):
+def test_layout(tmp_path):
+    path = glyphs(24, 10, path=tmp_path)
     assert [o.name for o in path.ls().sorted()]==['train','val']
     for part,n in (('train',24),('val',10)):
         files = get_image_files(path/part)

@@ -66,7 +66,7 @@ def test_frozen_epochs_are_left_out(fit, path):
     last = df.seconds[df.stage==1].median()
     assert learn.stage_history.attrs['seconds_at_last_size']==df.seconds[0]+last*len(whole)
 
-@pytest.mark.parametrize('n_epoch,sizes', [(3,48), ((2,1),(24,48))])
+@pytest.mark.parametrize('n_epoch,sizes', [(3,[48]), ((2,1),(24,48))])
 def test_nothing_to_judge_by(fit, n_epoch, sizes):
     "One stage saves nothing, and a single epoch at the last size is too little"
     learn,says = fit(n_epoch, sizes, fit='fit_one_cycle')
@@ -125,4 +125,4 @@ def test_validation_is_moved(path):
     def _says(*cbs, **kwargs): return repr(Run(new_learner(path, 1, cbs), 4, (24,48), **kwargs))
     assert "Validation at 48 px in all stages, as `save_model` compares them" in _says(SaveModelCallback())
     assert 'Validation at' not in _says() + _says(SaveModelCallback(), valid_size='stage')
-    assert 'Validation at' not in repr(Run(new_learner(path, 1, [SaveModelCallback()]), 4, 48))
+    assert 'Validation at' not in repr(Run(new_learner(path, 1, [SaveModelCallback()]), 4, [48]))
