@@ -169,7 +169,7 @@ def _caption(self:Preflight):
     text,size = f"About {in_words(self.seconds)} for {self.plan.n_epoch} epochs",self.df['size'].iloc[-1]
     if len(self.df)==1: return text
     less = f"{self.saved:.0%} less" if self.saved>=0 else f"{-self.saved:.0%} more"
-    return f"{text}, {less} than at {size} px throughout"
+    return f"{text}, {less} than at {size} px alone"
 
 @patch(as_prop=True)
 def warnings(self:Preflight)->list: # Of strings

@@ -47,11 +47,11 @@ def test_fit_killed_and_resumed(path, tmp_path, capsys):
            '--fit','fine_tune', '--num-workers',0, '--out','res', '--verify','skip']
     p = subprocess.Popen([bin_dir/cmd[0], *map(str, cmd[1:]), '--checkpoint'], cwd=tmp_path,
                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    files = tmp_path/'res/run.ckpt',tmp_path/'res/run.ckpt.before'
-    while not all(o.exists() for o in files) and p.poll() is None: time.sleep(.01)     # after an epoch
-    p.kill()        # between two renames there is the latter alone
+    file,before = tmp_path/'res/run.ckpt',tmp_path/'res/run.ckpt.before'
+    while not (before.exists() and not file.samefile(before)) and p.poll() is None: time.sleep(.01)     # after an epoch
+    p.kill()
     p.wait()
-    saved = torch.load(next(o for o in files if o.exists()), weights_only=True)['epoch']
+    saved = torch.load(file, weights_only=True)['epoch']
     assert 0<saved<6
     assert in_process(*cmd, '--resume', '--preflight')==(0,'')
     out = capsys.readouterr().out
@@ -65,6 +65,7 @@ def test_fit_killed_and_resumed(path, tmp_path, capsys):
     (['--arch','xresnet-18'], "(if installed): did you mean xresnet18? pass one such as xresnet18"),
     (['--size','0'], '--size 0: pass one size in px, such as 224, or height x width, such as 160x320'),
     (['--size','32,64'], '--size 32,64: pass one size in px'),
+    (['--valid-size','last'], '--valid-size last: pass stage, final, or one size in px, such as 224'),
     (['--size','20000'], '--size 20000: pass a size of at most 10000 px'),
     (['--size','64','--sizes','32,48'], '--size 64: the last of --sizes 32,48 is the final one: pass one of them'),
     (['--minutes','2','--epochs','3'], '--minutes 2.0 and --epochs 3: pass one of them'),
@@ -169,13 +170,32 @@ def test_size(path, tmp_path, capsys):
     assert list(pd.read_csv(tmp_path/'res/history.csv')['size'])==[16,24,32]
     assert 'Tried before training' not in capsys.readouterr().out
 
-def test_valid_size(path, monkeypatch):
+@pytest.mark.parametrize('flag,value', [('final','final'), ('48',48), ('32x48',(32,48))])
+def test_valid_size(path, monkeypatch, flag, value):
     "Passed on to the run and to what tries it"
     seen = []
     def _fit(learn, *args, valid_size, **kwargs): seen.append(valid_size); raise KeyboardInterrupt
     monkeypatch.setattr(Learner, 'fit_progressive', _fit)
-    assert 'interrupted' in in_process('progresize-fit', path, '--size',32, '--valid-size','final', '--num-workers',0)[1]
-    assert seen==['final']
+    assert 'interrupted' in in_process('progresize-fit', path, '--size',32, '--valid-size',flag, '--num-workers',0)[1]
+    assert seen==[value]
+
+def test_one_of_sizes(path, monkeypatch):
+    "`--sizes` with one size trains at that alone, and says so; `--size` does not"
+    seen = []
+    def _fit(path, out, plan, *args, **kwargs): seen.append([o.size for o in plan])
+    monkeypatch.setattr(cli, 'fit_folder', _fit)
+    with pytest.warns(UserWarning, match="^--sizes 64 is one size: all epochs train at it$"):
+        assert in_process('progresize-fit', path, '--sizes',64)==(0,'')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert in_process('progresize-fit', path, '--size',64)==(0,'')
+    assert seen==[[64],[32,48,64]]
+
+@pytest.mark.parametrize('flag,like', [('--valid_size','--valid-size'), ('--epoch','--epochs'), ('--pretrain','--pretrained')])
+def test_like_flags(path, capsys, flag, like):
+    assert in_process('progresize-fit', path, flag, 3)==(2,'')
+    line, = capsys.readouterr().err.splitlines()
+    assert line==f"progresize-fit: unrecognized arguments: {flag} 3: did you mean {like}? see progresize-fit --help"
 
 def test_minutes(path, tmp_path, capsys, monkeypatch):
     "As many epochs as fit in, after a trial, which says here that an epoch takes 15 seconds"

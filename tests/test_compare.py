@@ -115,7 +115,7 @@ def test_command(path, tmp_path, capsys):
     args = ['--sizes','24,32', '--epochs','2', '--arch','xresnet18', '--bs','8', '--num-workers',0, '--out','res']
     assert in_process('progresize-fit', path, *args, '--compare', '--seeds',2)==(0,'')
     out = capsys.readouterr().out
-    assert 'At 32 px throughout, in one cycle' in out and 'With 2 seeds:' in out and 'difference' in out
+    assert 'At 32 px alone, in one cycle' in out and 'With 2 seeds:' in out and 'difference' in out
     df = pd.read_csv(tmp_path/'res/compare.csv')
     assert list(df.seed)==[42,42,43,43] and set(df.fit)=={'progressive','one cycle'} and (tmp_path/'res/compare.png').exists()
     history = pd.read_csv(tmp_path/'res/history.csv')

@@ -43,7 +43,7 @@ def test_nothing_changes(path):
     assert list(res.df['size'])==[32,48] and (res.df[['model','loading','epoch','memory']]>0).all().all()
     assert set(res.df.bound)<={'model','loading'}
     assert res.seconds==res.df.stage.sum()+res.checking and res.checking>0
-    assert 'than at 48 px throughout' in repr(res) and '<table' in res._repr_html_()
+    assert 'than at 48 px alone' in repr(res) and '<table' in res._repr_html_()
 
 class Most(nn.Module):
     "Wants more memory than there is above a number of pixels"

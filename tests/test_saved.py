@@ -38,7 +38,7 @@ def test_from_scratch(fit, path):
     learn,says = fit((4,4), (24,48), fit='fit_one_cycle')
     b = n_batches(path)
     assert learn.stage_history.attrs==dict(seconds=20.*b, seconds_at_last_size=32.*b, saved=.375)
-    assert f"8 epochs in {history.in_words(20*b)}; at 48 px throughout about {history.in_words(32*b)} (38% less)" in says
+    assert f"8 epochs in {history.in_words(20*b)}; at 48 px alone about {history.in_words(32*b)} (38% less)" in says
     assert 'waited' not in says and 'does not follow' not in says
     title = learn.plot_stages()[0].figure.get_suptitle()
     assert title and title in says
@@ -70,7 +70,7 @@ def test_frozen_epochs_are_left_out(fit, path):
 def test_nothing_to_judge_by(fit, n_epoch, sizes):
     "One stage saves nothing, and a single epoch at the last size is too little"
     learn,says = fit(n_epoch, sizes, fit='fit_one_cycle')
-    assert learn.stage_history.attrs=={} and 'throughout about' not in says
+    assert learn.stage_history.attrs=={} and 'px alone about' not in says
     assert learn.plot_stages()[0].figure.get_suptitle()==''
     plt.close('all')
 
@@ -108,7 +108,7 @@ def test_resumed(fit, path, tmp_path):
 def test_stopped_early(fit):
     "A run that does not reach its last size says nothing"
     _,says = fit((3,2), (24,48), fit='fit_one_cycle', cbs=[EarlyStoppingCallback(min_delta=99., patience=0)])
-    assert 'throughout about' not in says
+    assert 'px alone about' not in says
 
 def test_says_nothing_without_logging(path, capsys):
     learn = new_learner(path, 1)
@@ -118,7 +118,7 @@ def test_says_nothing_without_logging(path, capsys):
 def test_only_one_process_says_it(fit, monkeypatch):
     from fastai_progresize import learner
     monkeypatch.setattr(learner, 'rank_distrib', lambda: 1)
-    assert 'throughout' not in fit((2,2), (24,48), fit='fit_one_cycle')[1]
+    assert 'px alone' not in fit((2,2), (24,48), fit='fit_one_cycle')[1]
 
 def test_validation_is_moved(path):
     "A callback that compares epochs validates at the final size, and the run says so"

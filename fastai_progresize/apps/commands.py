@@ -17,7 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 from fastcore.script import anno_parser, store_true
-from ..args import Invalid, as_python, check_among, check_folders, fit_names, growing, is_list
+from ..args import Invalid, as_python, check_among, check_folders, did_you_mean, fit_names, growing, is_list
 
 # %% ../../nbs/apps/04_commands.ipynb #a9f5e739
 def make_parser(f, examples):
@@ -28,7 +28,11 @@ def make_parser(f, examples):
     p.add_argument('--version', action='version', version=f"{p.epilog} ({versions})", help="show versions and exit")
     p.epilog,p.formatter_class,p.allow_abbrev = f"examples:\n{examples}",Formatter,False   # --size is not --sizes
     for a in p._actions: a.help = a.help.removesuffix(' (default: False)')
-    p.error = lambda message: p.exit(2, f"{p.prog}: {message} (see {p.prog} --help)\n")
+    def _error(message):
+        unknown = ''.join(re.findall(r'^unrecognized arguments: (--\S+)', message)).replace('_', '-')
+        like = did_you_mean(unknown, [as_flag(f, o) for o in inspect.signature(f).parameters])
+        p.exit(2, f"{p.prog}: {message}: {like}see {p.prog} --help\n")
+    p.error = _error
     return p
 
 def command(examples):
@@ -87,7 +91,8 @@ _px = r'[1-9]\d*(x[1-9]\d*)?'
 _forms = dict(
     size=(_px, "one size in px, such as 224, or height x width, such as 160x320"),
     sizes=(rf'{_px}(,{_px})*', "sizes in px, such as 128,224, or height x width, such as 96x192,160x320"),
-    epochs=(r'[1-9]\d*(,[1-9]\d*)*', "whole numbers of at least 1, such as 10, or 4,5 for two sizes"))
+    epochs=(r'[1-9]\d*(,[1-9]\d*)*', "whole numbers of at least 1, such as 10, or 4,5 for two sizes"),
+    valid_size=(f'stage|final|{_px}', "stage, final, or one size in px, such as 224"))
 
 def _numbers(name, s):
     "What a flag says, as ints or (height, width): one, or a list if it has commas; `sizes` are always a list"
@@ -95,8 +100,10 @@ def _numbers(name, s):
     form,instead = _forms[name]
     text = re.sub(r'\s*,\s*', ',', str(s).strip())
     if not re.fullmatch(form, text): raise Invalid((name,s), f": pass {instead}")
+    if text.isalpha(): return text      # 'stage'
     res = [tuple(map(int, o.split('x'))) if 'x' in o else int(o) for o in text.split(',')]
     if name!='epochs': res = growing(res)
+    if name=='sizes' and len(res)==1: warnings.warn(f"--sizes {s} is one size: all epochs train at it")
     return res[0] if len(res)==1 and name!='sizes' else res
 
 # %% ../../nbs/apps/04_commands.ipynb #60d04d13
@@ -111,7 +118,7 @@ def progresize_demo(
     checkpoint:store_true=False, # Save the state of the first run in --out at the end of each epoch
     resume:store_true=False, # Continue from it, if it exists
 ):
-    "Draw sample images, train on them at growing sizes and at the final size throughout, and compare"
+    "Draw sample images, train on them at growing sizes and at the final size alone, and compare"
     sizes = _numbers('sizes', sizes)
     from fastai_progresize.apps.folder import Plan, run_demo
     run_demo(Path(out), Plan(epochs, sizes, bs=32), seed=seed, num_workers=num_workers, checkpoint=checkpoint,
@@ -133,8 +140,8 @@ def progresize_fit(
     lr:float=3e-3, # Highest lr
     fit:Annotated[str, dict(choices=fit_names)]=None, # How to train; default: flat_cos, or fine_tune if pretrained
     fp16:store_true=False, # Mixed precision, if there is a GPU
-    valid_size:Annotated[str, dict(choices=['stage','final'])]=None, # Size to validate at; default: stage
-    compare:store_true=False, # Also train at the final size throughout, in one cycle
+    valid_size:str=None, # Size to validate at: stage, final, or a size in px; default: stage
+    compare:store_true=False, # Also train at the final size alone, in one cycle
     seeds:int=1, # Pairs of runs for --compare
     presize:int=None, # Size of items before augmentation, px; default: 1.1 to 1.75 times the size
     cache:store_true=False, # Keep small copies of large photographs, which load faster
@@ -149,14 +156,13 @@ def progresize_fit(
 ):
     "Train a classifier on a folder of images at growing sizes"
     if minutes and epochs: raise Invalid(('minutes',minutes), " and ", ('epochs',epochs), ": pass one of them")
-    size,sizes,epochs = _numbers('size', size),_numbers('sizes', sizes),_numbers('epochs', epochs)
+    size,sizes,epochs,valid_size = map(_numbers, _forms, (size,sizes,epochs,valid_size))
     check_folders(path, out)
     from fastai_progresize.apps.folder import Plan, fit_folder, folder_learner
-    plan = Plan(epochs or 10, sizes, size=size or (None if sizes else 224), bs=bs, fit=fit)
-    learner = partial(folder_learner, arch=arch, pretrained=pretrained, lr=lr, fp16=fp16)
-    fit_folder(Path(path), Path(out), plan, compare, seeds, seed, learner, checkpoint, resume, preflight or None,
-               minutes, valid_size, presize=presize, cache=cache, decoded=decoded, num_workers=num_workers,
-               verify=True if verify=='error' else verify)
+    fit_folder(Path(path), Path(out), Plan(epochs or 10, sizes, size=size or (None if sizes else 224), bs=bs, fit=fit),
+               compare, seeds, seed, partial(folder_learner, arch=arch, pretrained=pretrained, lr=lr, fp16=fp16),
+               checkpoint, resume, preflight or None, minutes, valid_size, presize=presize, cache=cache,
+               decoded=decoded, num_workers=num_workers, verify=True if verify=='error' else verify)
 
 # %% ../../nbs/apps/04_commands.ipynb #91e3c7d5
 _book = json.loads((files('fastai_progresize.apps')/'book.json').read_text())

@@ -148,7 +148,7 @@ def fit_folder(
     if compare:
         set_seed(seed)
         control,fixed = trained['one cycle'] = one_cycle_plan(plan),_learner()
-        _train(fixed, control, f"\n\nAt {final.size} px throughout, in one cycle:", get_dls=data)
+        _train(fixed, control, f"\n\nAt {final.size} px alone, in one cycle:", get_dls=data)
     res = _print_results(trained, out)
     if compare and seeds>1: _more_seeds(_learner, trained, range(seed, seed+seeds), out, data)
     return learn,res
@@ -162,7 +162,7 @@ def demo_learner(dls):
 five_seeds = 1.2,.4     # mean of the differences in accuracy, and its standard error; asserted in the evidence tutorial
 
 def run_demo(out, plan, **kwargs):
-    "Train on `glyphs` at growing sizes, and at the final size throughout"
+    "Train on `glyphs` at growing sizes, and at the final size alone"
     path = glyphs(scale=(.25,.45))
     print(f"{len(get_image_files(path))} images in {str(path).replace(str(Path.home()), '~')}\n")
     still = dict(do_flip=False, mult=0, max_zoom=1.)      # the letters already vary in angle and light

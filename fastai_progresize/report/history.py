@@ -129,7 +129,7 @@ def saved_text(df):
     "What the run with the history `df` saved; empty if that is not known"
     if not df.attrs: return ''
     seconds,at_last,saved = df.attrs.values()
-    return (f"{len(df)} epochs in {in_words(seconds)}; at {df['size'].iloc[-1]} px throughout about {in_words(at_last)}"
+    return (f"{len(df)} epochs in {in_words(seconds)}; at {df['size'].iloc[-1]} px alone about {in_words(at_last)}"
             f" ({abs(saved):.0%} {'less' if saved>=0 else 'more'})")
 
 def time_hint(df, decoded=False):
