@@ -1,4 +1,4 @@
-"""Progressive resizing against the final size throughout, on the sample images: at equal epochs, and at equal seconds,
+"""Progressive resizing against the final size alone, on the sample images: at equal epochs, and at equal seconds,
 over several seeds.
 
 Writes `evidence.csv`, one row per epoch with the settings, and `evidence.png`. An interrupted one is resumed;
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from fastai.vision.all import *
 from fastai_progresize.all import *
 from fastai_progresize.apps.book import run_experiment
-from fastai_progresize.apps.experiments import Experiment, same_epochs, same_seconds
+from fastai_progresize.apps.experiments import Experiment, at_final_size, same_seconds
 from fastai_progresize.utils import whole_file
 from fastai_progresize.samples import glyphs
 
@@ -29,6 +29,7 @@ def letters(fit, epochs, sizes, bs):
     model = partial(xresnet18, widen=.25)
     stages = tuple(replace(s, fit=None) for s in Plan(epochs, sizes, bs=bs, fit=fit))
     if fit=='single_cycle':
+        def same_epochs(e, df): return at_final_size(e, 'same_epochs', e.plan.n_epoch)
         return Letters(fit, '', model, stages, lr_max=8e-3, fit=fit, others=(same_epochs,same_seconds))
     return Letters(fit, '', model, stages, lr_max=(8e-3,8e-3/3), fit=fit)
 

@@ -199,6 +199,18 @@ def search(df, data, epochs=12):
     df = pd.DataFrame({Recipe.named(k).label: _row(k) for k in order}).T
     return as_markdown(df.astype(str).rename_axis('recipe').reset_index())
 
+def floor(df):
+    "How much a first size of two thirds is above half of the final one: a row per dataset and final size"
+    rows = []
+    for data,final in finals.items():
+        if data=='drawings': continue
+        acc,recipes = accuracies(df, data, 12),(default_96,default)
+        first = [f'{Recipe.named(o).sizes(12, final)[0]} px' for o in recipes]
+        mean,se,n = less(*(acc[o] for o in recipes))
+        rows.append({'first size': f'{_titles[data[:-2]]}, {final} px: {first[0]} instead of {first[1]}', 'pairs': str(n),
+                     'points of accuracy': show(mean, se)})
+    return as_markdown(pd.DataFrame(rows))
+
 def times(df):
     "Seconds of 12 epochs, medians of the timed runs, a row per dataset"
     rows = []

@@ -10,6 +10,8 @@ from fastai.callback.channelslast import *
 from fastai_progresize.all import *
 from drawings import drawings
 from elpv import elpv
+from recipes import less, show
+from table import as_markdown
 
 here = Path(__file__).parent
 csv,arch,size = here/'transfer.csv','tf_efficientnet_lite0',128
@@ -55,6 +57,28 @@ def run(data, way, n_epoch, seed, bs, num_workers):
                 valid_loss=round(loss, 5), threads=torch.get_num_threads(), torch=torch.__version__)
 
 def read(): return pd.read_csv(csv) if csv.exists() else pd.DataFrame(columns=['data','way','epochs','seed'])
+
+_titles = dict(elpv='solar cells', drawings='drawings')
+_same = dict(default=1, two=2)      # `fine_tune(n)` that takes about as long as three epochs
+
+def pairs(df, data, way, n):
+    "How much three epochs of `way` are above `fine_tune(n)`, in pairs of a seed: of the accuracy, in points, and the loss"
+    df = df[df.data==data].set_index(['way','epochs','seed'])
+    def _less(measure): return less(df.loc[way,3][measure], df.loc['fine_tune',n][measure])
+    acc,loss = _less('accuracy'),_less('valid_loss')
+    return (100*acc[0],100*acc[1],acc[2]),loss
+
+def against(df):
+    "A row per dataset and plan, for as many epochs and as many seconds: how much it is above `fine_tune` at 128 px"
+    rows = []
+    for data,way in itertools.product(_titles, _same):
+        sizes = ', '.join(map(str, ways[way].get('sizes', default_sizes(size))))
+        for what,n in dict(epochs=3, seconds=_same[way]).items():
+            acc,loss = pairs(df, data, way, n)
+            rows.append({'3 epochs, less': f'{_titles[data]}, {sizes} px: `fine_tune({n})`, as many {what}',
+                         'pairs': str(acc[2]), 'points of accuracy': show(*acc),
+                         'validation loss': f'{loss[0]:+.3f} ± {loss[1]:.3f}'})
+    return as_markdown(pd.DataFrame(rows))
 
 @call_parse
 def main(

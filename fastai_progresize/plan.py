@@ -73,7 +73,7 @@ def _derive(self:Plan, args, known):
                       " fit='single_cycle'")
     is_one = self.single and not is_list(args.lr_max)
     self.lr = ifnone(args.lr_max, known.lr) if is_one else None
-    stages = with_values(sized_stages(args, known.size), args.bs, None if is_one else args.lr_max)
+    stages = with_values(sized_stages(args, known.size, known.frozen), args.bs, None if is_one else args.lr_max)
     stages = self._with_fits(add_aug(stages, args.aug))
     self.stages = tuple(self._with_known(i, s) for i,s in enumerate(stages))
     self._check_used()
@@ -120,8 +120,8 @@ def _check_used(self:Plan):
     if any(o is None or fits[o].freezes for o in names): return
     for k in ('freeze_epochs','lr_mult'):
         if self.args[k] is None: continue
-        instead = "pass fit='fine_tune'"
-        if self.fit and fits[self.fit].freezes: instead = "freeze the body first (`learn.freeze()`)"
+        is_asked = self.fit and fits[self.fit].freezes
+        instead = "freeze the body first (`learn.freeze()`)" if is_asked else "pass fit='fine_tune'"
         raise Invalid((k,self.args[k]), f" is for `fine_tune`, and this run trains with {', '.join(sorted(names))}:"
                       f" omit it, or {instead}")
 
@@ -166,8 +166,7 @@ def for_learner(self:Plan,
 @patch(as_prop=True)
 def n_epoch(self:Plan):
     "Epochs of the run"
-    if self.stages: return sum(s.total for s in self)
-    return sum(L(self.args.n_epoch))
+    return sum(s.total for s in self) if self.stages else sum(L(self.args.n_epoch))
 
 @patch(as_prop=True)
 def starts(self:Plan):
@@ -287,14 +286,15 @@ def _frozen_text(self:Plan):
     own = self.stages[0].freeze_epochs if self.stages else None
     n = ifnone(ifnone(own, self.args.freeze_epochs), 1) if fits[self._fit_if_frozen].freezes else 0
     what = 'each size' if self.fit is None and is_list(self.args.n_epoch) else 'them'
-    return f", and {n} before {what} if the body is frozen," if n else ''
+    then = ' (then all at the final size)' if self.args.open_sizes else ''
+    return f", and {n} before {what} if the body is frozen{then}," if n else ''
 
 @patch
 def _lines(self:Plan):
     n,frozen,text = self.n_epoch,self._frozen_text(),''
     if not self.stages: return [f"{n} epochs{frozen} through up to three sizes, ending at the learner's"]
-    if self.is_frozen is not None:
-        text = f". The body is {'' if self.is_frozen else 'not '}frozen, so `fit` is '{self.fit}'"
-    if len(self)==1: return [f"{n} epochs{frozen} at {self[0].size} px{text}"]
-    final = self[-1].size
-    return [f"{n} epochs{frozen} with {self.rel_cost:.0%} of the pixels of {n} epochs at {final} px{text}"]
+    if self.is_frozen is not None: text = f". The body is {'not '*(not self.is_frozen)}frozen, so `fit` is '{self.fit}'"
+    share = f" with {self.rel_cost:.0%} of the pixels of {n} epochs" if len(self)>1 else ''
+    res = [f"{n} epochs{frozen}{share} at {self[-1].size} px{text}"]
+    alone = "All at the final size, because small images hurt pretrained weights: to grow, pass `sizes`"
+    return [*res, alone] if self.known.frozen and self.args.open_sizes else res

@@ -71,7 +71,7 @@ def checked_args(args):
     if isinstance(res.n_epoch, Stage): res.n_epoch = [res.n_epoch]
     res.auto_bs,res.stages = isinstance(res.bs, str) and res.bs=='auto',_given_stages(res)
     if res.auto_bs: res.bs = None
-    res.cycle = {k: res[k] for k in _cycle}
+    res.cycle,res.open_sizes = {k: res[k] for k in _cycle},res.sizes is None and not is_list(res.n_epoch)
     _check_values(res)
     _check_epochs(res)
     return res
@@ -91,12 +91,13 @@ def add_aug(stages, aug):
     strengths = np.linspace(*aug, max(2, len(stages)))[-len(stages):] if stages else []
     return [replace(s, aug=ifnone(s.aug, round(float(o), 4))) for s,o in zip(stages, strengths)]
 
-def sized_stages(args, size):
-    "The `Stage`s as `args` has them, or of its sizes, or of the default ones up to `size`"
+def sized_stages(args, size, frozen):
+    "The `Stage`s as `args` has them, or of its sizes, or of the default ones up to `size`: that alone if `frozen`"
     if args.stages: return args.stages
     n_epoch,sizes,size = args.n_epoch,args.sizes,ifnone(args.size, size)
     if sizes is None and size is None: return []
-    sizes = growing(sizes) if sizes is not None else default_sizes(size, len(n_epoch) if is_list(n_epoch) else n_epoch)
+    n = len(n_epoch) if is_list(n_epoch) else 1 if frozen else n_epoch
+    sizes = default_sizes(size, n) if sizes is None else growing(sizes)
     if is_list(n_epoch): return list(map(Stage, sizes, _per_size('n_epoch', n_epoch, len(sizes))))
     return list(map(Stage, sizes, share_epochs(n_epoch, default_shares(len(sizes)))))
 

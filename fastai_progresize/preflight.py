@@ -209,14 +209,11 @@ def _check_time(n_epoch, minutes):
                       " may take")
     if minutes is not None: check_positive('minutes', minutes)
 
-def _as_many(tried, seconds, least, n_sizes):
+def _as_many(tried, seconds, least):
     "The `Preflight` of the longest run of at least `least` epochs that takes up to `seconds`; `tried` makes one"
-    few = [tried(n) for n in range(least, n_sizes+1)]       # one epoch, at the final size, can take longer than two
-    if few[-1].seconds<=seconds:
-        longer = bisect(range(n_sizes+1, _most), seconds, key=lambda n: tried(n).seconds)
-        return tried(n_sizes+longer)
-    if fits := [o for o in few if o.seconds<=seconds]: return fits[-1]
-    shortest = min(few, key=lambda o: o.seconds)
+    n = bisect(range(least, _most), seconds, key=lambda n: tried(n).seconds)
+    if n: return tried(least+n-1)
+    shortest = tried(least)
     raise Invalid(f"minutes={seconds/60:g}: the shortest run, of {shortest.plan.n_epoch} epochs, takes"
                   f" {shortest.seconds/60:.1f}: pass more `minutes`, or smaller `sizes`")
 
@@ -237,6 +234,6 @@ def preflight(self:Learner,
     def _run(n): return Run(self, n, sizes, **kwargs)
     with warn_once():
         run = _run(_many if n_epoch is None else n_epoch)
-        of_plan,n_sizes = measure(run, seconds),len(run.plan)
+        of_plan = measure(run, seconds)
         if minutes is None: return of_plan(run.plan)
-        return _as_many(lambda n: of_plan(_run(n).plan), 60*minutes, n_sizes if sizes is not None else 1, n_sizes)
+        return _as_many(lambda n: of_plan(_run(n).plan), 60*minutes, 1 if sizes is None else len(run.plan))

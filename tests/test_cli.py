@@ -191,11 +191,14 @@ def test_one_of_sizes(path, monkeypatch):
         assert in_process('progresize-fit', path, '--size',64)==(0,'')
     assert seen==[[64],[32,48,64]]
 
-@pytest.mark.parametrize('flag,like', [('--valid_size','--valid-size'), ('--epoch','--epochs'), ('--pretrain','--pretrained')])
-def test_like_flags(path, capsys, flag, like):
-    assert in_process('progresize-fit', path, flag, 3)==(2,'')
+@pytest.mark.parametrize('name,flag,like', [
+    ('fit','--valid_size','--valid-size'), ('fit','--pretrain','--pretrained'), ('fit','--epoch','--epochs'),
+    ('book','--sample','--samples'), ('demo','--check','--checkpoint'), ('demo','--zzz','')])
+def test_like_flags(path, capsys, name, flag, like):
+    assert in_process(f'progresize-{name}', *[path]*(name!='demo'), flag)==(2,'')
     line, = capsys.readouterr().err.splitlines()
-    assert line==f"progresize-fit: unrecognized arguments: {flag} 3: did you mean {like}? see progresize-fit --help"
+    like = like and f'did you mean {like}? '
+    assert line==f"progresize-{name}: unrecognized arguments: {flag}: {like}see progresize-{name} --help"
 
 def test_minutes(path, tmp_path, capsys, monkeypatch):
     "As many epochs as fit in, after a trial, which says here that an epoch takes 15 seconds"

@@ -80,8 +80,8 @@ def test_default_of_freeze_epochs(path, fit):
                                             (5,(112,160,224),[2,1,2]), (10,(112,160,224),[4,3,3])])
 @pytest.mark.parametrize('f', (None,0,1,2))
 def test_phases(n, sizes, counts, f):
-    "Sizes and shares follow from the int alone; then a cycle for each size, which is never frozen again"
-    plan = Plan(n, freeze_epochs=f).filled(224, 64, 1e-3, frozen=True)
+    "Shares follow from the int alone; then a cycle for each size, which is never frozen again"
+    plan = Plan(n, sizes, freeze_epochs=f).filled(224, 64, 1e-3, frozen=True)
     f = ifnone(f, 1)
     assert [s.size for s in plan]==list(sizes)
     starts = [f+sum(counts[:i]) for i in range_of(counts)]
@@ -91,6 +91,18 @@ def test_phases(n, sizes, counts, f):
     assert [s.total for s in plan]==[counts[0]+f, *counts[1:]]
     assert plan.rel_cost==pytest.approx(sum(s.pixels*s.total for s in plan)/(224**2*(n+f)))
     assert f"{n+f} epochs" in repr(plan) and ('with a frozen body' in repr(plan))==(f>0)
+
+@pytest.mark.parametrize('kw', ({}, dict(fit='fine_tune'), dict(fit='flat_cos'), dict(fit='fine_tune', freeze_epochs=0)))
+def test_final_size_alone(kw):
+    "Without `sizes` a frozen body, of which the plan may not know yet, trains at the final size, and the plan says why"
+    for plan in (Plan(6, size=224, **kw), Plan(6, **kw)):
+        assert [s.size for s in plan.filled(224, 64, 1e-3)]==[112,160,224]
+        own = plan.filled(224, 64, 1e-3, frozen=True)
+        assert [s.size for s in own]==[224] and own.rel_cost==1
+        assert 'small images hurt pretrained weights: to grow, pass `sizes`' in repr(own) and 'hurt' in own._repr_html_()
+    for n,given in ((6, (112,224)), ((2,4), None), ((2,4), (112,224))):
+        own = Plan(n, given, size=None if given else 224, **kw).filled(224, 64, 1e-3, frozen=True)
+        assert [s.size for s in own]==[112,224] and 'hurt' not in repr(own)
 
 def test_given_sizes():
     with pytest.raises(ValueError, match='n_epoch=1 is less than the 2 sizes'):
@@ -104,9 +116,10 @@ def test_numbers_per_size_are_the_books():
     assert [(p.start,p.n_epoch,p.freeze) for p in plan.phases]==[(0,1,True),(1,2,False),(3,1,True),(4,3,False)]
 
 @pytest.mark.parametrize('plan,says', [
-    (Plan(5), '5 epochs, and 1 before them if the body is frozen, through up to three sizes'),
-    (Plan(5, size=96), '5 epochs, and 1 before them if the body is frozen, with'),
-    (Plan(5, fit='fine_tune', freeze_epochs=2), '5 epochs, and 2 before them if the body is frozen, through'),
+    (Plan(5), '5 epochs, and 1 before them if the body is frozen (then all at the final size), through up to three sizes'),
+    (Plan(5, size=96), '5 epochs, and 1 before them if the body is frozen (then all at the final size), with'),
+    (Plan(5, (48,96)), '5 epochs, and 1 before them if the body is frozen, with'),
+    (Plan(5, fit='fine_tune', freeze_epochs=2), '5 epochs, and 2 before them if the body is frozen (then all at the final size), through'),
     (Plan(5, freeze_epochs=0), '5 epochs through up to three sizes'),
     (Plan(5, size=96, fit='flat_cos'), '5 epochs with'),
     (Plan((2,3), (32,64)), '5 epochs, and 1 before each size if the body is frozen, with'),
@@ -283,21 +296,26 @@ def test_norm_layers_and_several_groups(path):
 
 # what counts epochs
 
-def test_preflight_counts(path, monkeypatch):
-    "And tries few epochs one by one: a single one is at the final size, and takes longer than two"
-    learn = small_learner(get_dls(48, 8, path, num_workers=0), 2, frozen=True)
+@pytest.mark.parametrize('frozen,sizes,of_3,cases,shortest', [
+    (False, None, [1,1,1], ((100,[1]), (101,[1,1]), (111,[1,1,1]), (112,[2,1,1]), (211,[2,1,1]), (212,[2,1,2])), (99,1)),
+    (True, (24,36,48), [2,1,1], ((112,[2,1,1]), (212,[3,1,1]), (213,[3,1,2])), (111,4)),
+    (True, None, [4], ((200,[2]), (300,[3]), (399,[3])), (199,2))])
+def test_preflight_counts(path, monkeypatch, frozen, sizes, of_3, cases, shortest):
+    "Few epochs have fewer sizes; of a frozen body all are at the final size"
+    learn = small_learner(get_dls(48, 8, path, num_workers=0), 2, frozen=frozen)
     seconds = {24:1., 36:10., 48:100.}
     def _try(trial, dls, **kwargs):
         sec = seconds[tfms_size(dls.train)[0]]
         return Timing(model=sec, loading=0., memory=1.)
     monkeypatch.setattr(preflight, 'try_stage', _try)
-    res = learn.preflight(3, check=False)
-    assert list(res.df.epochs)==[2,1,1] and res.seconds==2*1+10+100
-    for most,epochs in ((103,[2,1]), (112,[2,1,1]), (212,[3,1,1]), (213,[3,1,2])):
-        res = learn.preflight(minutes=most/60, check=False)
+    res = learn.preflight(3, sizes, check=False)
+    assert list(res.df.epochs)==of_3 and res.seconds==sum(seconds[o]*n for o,n in zip(res.df['size'], of_3))
+    for most,epochs in cases:
+        res = learn.preflight(sizes=sizes, minutes=most/60, check=False)
         assert list(res.df.epochs)==epochs and res.seconds<=most
-    with pytest.raises(ValueError, match='the shortest run, of 3 epochs, takes 1.7'):
-        learn.preflight(minutes=101/60, check=False)
+    most,n = shortest
+    with pytest.raises(ValueError, match=f'the shortest run, of {n} epochs, takes'):
+        learn.preflight(sizes=sizes, minutes=most/60, check=False)
 
 @pytest.mark.parametrize('plan', (Plan(2, (24,48), freeze_epochs=2), Plan((1,1), (24,48)), Plan(3, (24,48), fit='fine_tune'),
                                   Plan(4, (24,48), freeze_epochs=0), Plan(4, (24,48), fit='fit_one_cycle')), ids=repr)

@@ -29,12 +29,13 @@ def test_share_epochs(n, more):
 def test_int_is_all_epochs(n_epoch, size, fit, freeze_epochs, frozen):
     """An int is all the epochs of the run, but for those of a frozen body, which come before; its phases follow each
     other without a gap, and each has at least one epoch"""
-    is_used = fit=='fine_tune' and (frozen or len(default_sizes(size, n_epoch))>1)
+    sizes = default_sizes(size, 1 if frozen else n_epoch)
+    is_used = fit=='fine_tune' and (frozen or len(sizes)>1)
     freeze = dict(freeze_epochs=freeze_epochs) if is_used else {}
     plan = Plan(n_epoch, size=size, fit=fit, **freeze).filled(frozen=frozen, lr=1e-3)
     n_head = freeze_epochs if frozen and fit=='fine_tune' else 0
     assert plan.n_epoch==n_epoch+n_head
-    assert [s.size for s in plan]==default_sizes(size, n_epoch)
+    assert [s.size for s in plan]==sizes
     n_epoch += n_head
     end = 0
     for p in plan.phases:

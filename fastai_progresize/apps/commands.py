@@ -30,7 +30,7 @@ def make_parser(f, examples):
     for a in p._actions: a.help = a.help.removesuffix(' (default: False)')
     def _error(message):
         unknown = ''.join(re.findall(r'^unrecognized arguments: (--\S+)', message)).replace('_', '-')
-        like = did_you_mean(unknown, [as_flag(f, o) for o in inspect.signature(f).parameters])
+        like = did_you_mean(unknown, [f"--{o.replace('_', '-')}" for o in inspect.signature(f).parameters])
         p.exit(2, f"{p.prog}: {message}: {like}see {p.prog} --help\n")
     p.error = _error
     return p

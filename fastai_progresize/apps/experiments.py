@@ -124,25 +124,21 @@ def two_res_blocks(ni, nf):
     return nn.Sequential(res_block(ni, nf), ResBlock(1, nf, nf))
 
 # %% ../../nbs/apps/01_experiments.ipynb #d43c2dbd
-def _at_final_size(e, what, n):
+def at_final_size(e, what, n):
     "Training for `n` epochs at the final size of `e`, in one cycle"
     lr = e.lr_max[0] if isinstance(e.lr_max, tuple) else e.lr_max
     stage = replace(e.stages[-1], n_epoch=max(1, round(n)), fit=None, freeze_epochs=None)
     return replace(e, name=f'{e.name}_{what}', about=f"{stage.size} px, {what.replace('_', ' ')}", stages=(stage,),
                    lr_max=lr, accuracy=None, shared=None, others=())
 
-def same_epochs(e, df):
-    "As many epochs as `e` at its final size"
-    return _at_final_size(e, 'same_epochs', e.plan.n_epoch)
-
 def same_pixels(e, df):
     "As many pixels as `e`, in whole epochs at its final size"
-    return _at_final_size(e, 'same_pixels', e.plan.rel_cost*e.plan.n_epoch)
+    return at_final_size(e, 'same_pixels', e.plan.rel_cost*e.plan.n_epoch)
 
 def same_seconds(e, df):
     "As many seconds as `e` has in its history `df`, in whole epochs at its final size"
     per_epoch = df[df.stage==df.stage.max()].seconds.median()
-    return _at_final_size(e, 'same_seconds', df.seconds.sum()/per_epoch)
+    return at_final_size(e, 'same_seconds', df.seconds.sum()/per_epoch)
 
 # %% ../../nbs/apps/01_experiments.ipynb #3fddb670
 def new_splits(e, df):
