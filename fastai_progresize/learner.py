@@ -147,7 +147,7 @@ def fit_run(run, checkpoint=None, resume=False, wd=None, moms=None, reset_opt=Fa
 @delegates(Plan, but=['size'])
 def fit_progressive(self:Learner,
     n_epoch:int|tuple|list, # Epochs of the whole model, or one number per size, or `Stage`s, or a `Plan`
-    sizes:list=None, # Sizes in px, smallest first, ints or (height, width); None: up to three, ending at the learner's
+    sizes:list=None, # Sizes, px, ints or (height, width); None: up to three to the learner's, one for a frozen body
     lr_max:float|slice|list=None, # Highest lr (`base_lr`), or one per size for a `fit` per size; None: learner's
     bs:int|str|list=None, # Batch size in images, one or one per size; None: the learner's; 'auto': as much as fits
     fit:str=None, # 'flat_cos' (None), 'single_cycle', 'fine_tune' (None if the body is frozen) or 'fit_one_cycle'

@@ -25,7 +25,7 @@ class Plan(TableWithText):
     "The stages of a run and how they are trained. Raises `ValueError` for a plan that cannot be trained"
     def __init__(self,
         n_epoch:int|tuple|list, # Epochs of the whole model, or one number per size, or `Stage`s, or a `Plan`
-        sizes:list=None, # Sizes in px, smallest first, ints or (height, width); None: up to three, ending at `size`
+        sizes:list=None, # Sizes, px, ints or (height, width); None: up to three to `size`, one for a frozen body
         *,
         size:int|tuple=None, # Final size in px, if `sizes` is None; None: the size of the learner's `dls`
         bs:int|str|list=None, # Batch size in images, one or one per size; None: the learner's; 'auto': as much as fits

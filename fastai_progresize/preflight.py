@@ -222,7 +222,7 @@ def _as_many(tried, seconds, least):
 @delegates(Run, but=['learn'])
 def preflight(self:Learner,
     n_epoch:int|tuple|list=None, # As in `fit_progressive`, or a `Plan`; None: as many as `minutes` allow
-    sizes:list=None, # Sizes in px; None: up to three, ending at the current size of the `dls`
+    sizes:list=None, # Sizes, px; None: up to three to the learner's, one for a frozen body
     minutes:float=None, # Time for the whole run, minutes
     seconds:float=2., # Time per measurement, seconds: training and validation at each size
     **kwargs

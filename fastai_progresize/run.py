@@ -46,7 +46,7 @@ class Run(TableWithText):
     def __init__(self,
         learn:Learner, # The Learner that is to train
         n_epoch:int|tuple|list, # Epochs of the whole model, or one number per size, or `Stage`s, or a `Plan`
-        sizes:list=None, # Sizes in px, smallest first, ints or (height, width); None: up to three, to the learner's
+        sizes:list=None, # Sizes, px, ints or (height, width); None: up to three to the learner's, one for a frozen body
         get_dls:callable=None, # Function of `size` and `bs` that returns `DataLoaders`; None: `learn.dls.at_size`
         valid_size:str|int|tuple=None, # Validate at the 'stage' size, 'final' (None: with a `TrackerCallback`), or px
         fast:bool|dict=True, # Without `get_dls`, load with `dls.fast()`? A dict: its arguments
