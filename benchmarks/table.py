@@ -100,6 +100,6 @@ more = (('batches', 'get_dls {}', 'batches of {} px, flips and warps on the CPU:
 def more_figures():
     "What else was measured against the book's loading"
     rows = [(text.format(s), _rows(name, what.format(s))) for name,what,text,sizes in more for s in sizes]
-    rows = [{'': text, 'the book': r['book'], 'here': r['ours'], 'ratio': _times(r, 1 if r['ratio']>1 else 2)}
+    rows = [{'measured': text, 'the book': r['book'], 'here': r['ours'], 'ratio': _times(r, 1 if r['ratio']>1 else 2)}
             for text,r in rows]
     return as_markdown(pd.DataFrame(rows))
