@@ -203,7 +203,9 @@ def lengths(df, data='elpv'):
     "The default less `fit_one_cycle` at the final size, for as many epochs: a row for each number of epochs"
     rows = []
     for n in (6,12,24):
-        acc,loss = pairs(df, data, controls['fit_one_cycle'], n)
+        found = pairs(df, data, controls['fit_one_cycle'], n)
+        if not found: continue
+        acc,loss = found
         rows.append({f'{_titles[data]}, less `fit_one_cycle`': f'{n} epochs', 'pairs': str(acc[2]),
                      'points of accuracy': show(*acc), 'validation loss': f'{loss[0]:+.3f} ± {loss[1]:.3f}'})
     return as_markdown(pd.DataFrame(rows))
