@@ -47,7 +47,7 @@ def summary(df):
     def _by_run(k): return last.pivot(index='seed', columns='run', values=k)
     epochs,seconds,acc,loss = map(_by_run, ('epochs','seconds','accuracy','valid_loss'))
     def _row(k):
-        res = {'epochs': f"{epochs[k].mean():.1f}", 'seconds': _show(seconds[k], '.0f'), 'accuracy': _show(acc[k]),
+        res = {'epochs': f"{epochs[k].mean():.0f}", 'seconds': _show(seconds[k], '.0f'), 'accuracy': _show(acc[k]),
                'validation loss': _show(loss[k])}
         return res | {f'less {names[o]}': '' if k==o else _less(acc[k], acc[o]) for o in fixed}
     return pd.DataFrame({names[k]: _row(k) for k in names}).T

@@ -101,7 +101,8 @@ class Recipe:
             return f"{self.fit}, {sizes[0]} to {sizes[1]} px, tested at {final} px{self.more}"
         mid = {'2':'', '3':f' {round((first+final)/2/8)*8},', 'grow':' growing,'}[self.growth]
         aug = '' if self.aug==1 else f', augmentation from {self.aug:.0%}'
-        return f"{self.fit}, {first},{mid} {final} px, {self.share:.0%} of the epochs last{aug}{self.more}"
+        share = '' if self.share==.33 else f', {self.share:.0%} of the epochs last'
+        return f"{self.fit}, {first},{mid} {final} px{share}{aug}{self.more}"
 
     @property
     def more(self): return self.extra and f', {extras[self.extra][0]}'
@@ -186,18 +187,21 @@ def less(a, b):
 
 def show(mean, se, n=None): return f'{mean:+.1f}' + ('' if se!=se else f' ± {se:.1f}')
 
-def search(df, data, epochs=12):
-    "A row per recipe: its cost, its accuracy, and how much that is above the same kind of fit at the final size"
-    df = df[df.data==data]
-    acc = accuracies(df, data, epochs)
-    cost = df[df.epochs==epochs].groupby('recipe').pixel_epochs.first()/epochs
-    def _row(k):
-        c,own = acc[k].dropna(),f"{Recipe.named(k).fit}-fixed"
-        row = {'pixels': f'{cost[k]:.0%}', 'seeds': len(c), 'accuracy': f'{c.mean():.1f}'}
-        return row | {'less its own fit, fixed': show(*less(acc[k], acc[own])) if own in acc and own!=k else ''}
-    order = acc.mean().sort_values(ascending=False).index
-    df = pd.DataFrame({Recipe.named(k).label: _row(k) for k in order}).T
-    return as_markdown(df.astype(str).rename_axis('recipe').reset_index())
+def search(df, datas=('letters','elpv'), epochs=12):
+    """A row per recipe with two seeds on a dataset: its cost, and for each dataset its accuracy, how much that is above
+    the same kind of fit at the final size, and the number of seeds"""
+    accs = {o: accuracies(df, o, epochs) for o in datas}
+    cost = df[df.data.isin(datas) & (df.epochs==epochs)].groupby('recipe').pixel_epochs.first()/epochs
+    n = pd.DataFrame({o: acc.count() for o,acc in accs.items()}).max(axis=1)
+    def _cell(acc, k):
+        if k not in acc: return ''
+        own = f"{Recipe.named(k).fit}-fixed"
+        gain = f', {show(*less(acc[k], acc[own]))}' if own in acc and own!=k else ''
+        return f'{acc[k].mean():.1f}{gain} ({acc[k].count()})'
+    order = accs[datas[0]].mean().sort_values(ascending=False).index
+    rows = [{'recipe': Recipe.named(k).label, 'pixels': f'{cost[k]:.0%}', **{_titles[o]: _cell(accs[o], k) for o in datas}}
+            for k in order if n[k]>1]
+    return as_markdown(pd.DataFrame(rows))
 
 def lengths(df, data='elpv'):
     "The default less `fit_one_cycle` at the final size, for as many epochs: a row for each number of epochs"
