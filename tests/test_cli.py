@@ -35,7 +35,8 @@ def test_fit_rectangle(path, tmp_path, capsys):
     args = ['--sizes','24x32', '--epochs','1', '--arch','resnet18', '--bs','8', '--num-workers',0]
     assert in_process('progresize-fit', path, *args, '--out','res')==(0,'')
     out = capsys.readouterr()
-    check_fit(tmp_path/'res', out.out, ['(24, 32)'], n=1)
+    check_fit(tmp_path/'res', out.out, ['(24, 32)', 'At (24, 32) px:\n'], n=1)
+    assert 'growing' not in out.out
     assert 'Warning' not in out.err and 'Traceback' not in out.err
 
 def test_fit_killed_and_resumed(path, tmp_path, capsys):

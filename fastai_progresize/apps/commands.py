@@ -130,7 +130,7 @@ def progresize_demo(
   progresize-fit photos --sizes 128,224 --epochs 4,5 --fit fine_tune --compare --seeds 3""")
 def progresize_fit(
     path:Path, # Folder of images: with train and val (or valid) in it, or just one folder per class
-    size:str=None, # Final size in px, such as 192 or 160x320 (height x width), of up to three sizes; default: 224
+    size:str=None, # Final size, px, such as 192 or 160x320 (height x width), of three; pretrained: alone; default: 224
     sizes:str=None, # All sizes in px instead, such as 128,224 or 96x192,160x320
     epochs:str=None, # Epochs of the whole model, or one number per size, such as 4,5; default: 10
     minutes:float=None, # As many epochs instead as this time allows

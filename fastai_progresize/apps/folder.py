@@ -142,7 +142,8 @@ def fit_folder(
     learn = _learner()
     given,saved = dict(get_dls=data, valid_size=valid_size),(out/'run').absolute() if checkpoint or resume else None
     tried,plan = _tried(learn, plan.for_learner(learn), preflight, minutes, **given)
-    _train(learn, plan, "At growing sizes:", tried, checkpoint=saved, resume=resume, **given)
+    title = "At growing sizes:" if len(plan)>1 else f"At {final.size} px:"
+    _train(learn, plan, title, tried, checkpoint=saved, resume=resume, **given)
     _save_run(learn, out)
     trained = {'progressive': (plan,learn)}
     if compare:
