@@ -296,5 +296,5 @@ def _lines(self:Plan):
     if self.is_frozen is not None: text = f". The body is {'not '*(not self.is_frozen)}frozen, so `fit` is '{self.fit}'"
     share = f" with {self.rel_cost:.0%} of the pixels of {n} epochs" if len(self)>1 else ''
     res = [f"{n} epochs{frozen}{share} at {self[-1].size} px{text}"]
-    alone = "All at the final size, because small images hurt pretrained weights: to grow, pass `sizes`"
+    alone = "All at the final size, because small images can hurt pretrained weights: to grow, pass `sizes`"
     return [*res, alone] if self.known.frozen and self.args.open_sizes else res

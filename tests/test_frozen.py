@@ -99,7 +99,7 @@ def test_final_size_alone(kw):
         assert [s.size for s in plan.filled(224, 64, 1e-3)]==[112,160,224]
         own = plan.filled(224, 64, 1e-3, frozen=True)
         assert [s.size for s in own]==[224] and own.rel_cost==1
-        assert 'small images hurt pretrained weights: to grow, pass `sizes`' in repr(own) and 'hurt' in own._repr_html_()
+        assert 'small images can hurt pretrained weights: to grow, pass `sizes`' in repr(own) and 'hurt' in own._repr_html_()
     for n,given in ((6, (112,224)), ((2,4), None), ((2,4), (112,224))):
         own = Plan(n, given, size=None if given else 224, **kw).filled(224, 64, 1e-3, frozen=True)
         assert [s.size for s in own]==[112,224] and 'hurt' not in repr(own)

@@ -156,7 +156,7 @@ def progresize_fit(
 ):
     "Train a classifier on a folder of images at growing sizes"
     if minutes and epochs: raise Invalid(('minutes',minutes), " and ", ('epochs',epochs), ": pass one of them")
-    size,sizes,epochs,valid_size = map(_numbers, _forms, (size,sizes,epochs,valid_size))
+    size,sizes,epochs,valid_size = map(_numbers, _forms, (size,sizes,epochs,valid_size))   # in that order
     check_folders(path, out)
     from fastai_progresize.apps.folder import Plan, fit_folder, folder_learner
     fit_folder(Path(path), Path(out), Plan(epochs or 10, sizes, size=size or (None if sizes else 224), bs=bs, fit=fit),
