@@ -107,6 +107,14 @@ def test_no_markdown_is_shown(pages):
             text = ''.join(t for t in o.find_all(string=True) if not t.find_parent('code'))
             assert not re.search(r'\]\(|\*\*', text), (k, text)
 
+def test_colons_lead_to_something(pages):
+    "What follows a sentence that ends with a colon is not code that the site hides"
+    for k,soup in pages.items():
+        for o in soup.select('main p'):
+            if not o.text.rstrip().endswith(':'): continue
+            after = o.find_next(['p','h1','h2','h3','h4','nav','pre','table','ul','ol','dl','img','blockquote'])
+            assert after.name not in ('h1','h2','h3','h4','nav') and (after.name!='p' or after.find_parent(class_='cell')), (k, o)
+
 def test_head(site, pages):
     "The address of each page, and the picture that a link to it is shown with"
     base = get_config(root).doc_url
