@@ -1,5 +1,6 @@
 import matplotlib; matplotlib.use('agg')
 import csv, os, pytest, torch
+from collections import Counter
 from pathlib import Path
 from fastai_progresize.load.folder import get_dls
 from fastai_progresize.samples import glyphs
@@ -10,6 +11,15 @@ counts = Path(__file__).parent.parent/os.environ['COUNTS'] if 'COUNTS' in os.env
 
 def pytest_sessionstart(session):
     if counts and not hasattr(session.config, 'workerinput'): counts.write_text('test,promise,tried,held\n')
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    "Of a test marked `every(n)`, each n-th case is for `make test`, the others are for `make test-long`"
+    seen = Counter()
+    for o in items:
+        for mark in o.iter_markers('every'):
+            if seen[o.function]%mark.args[0]: o.add_marker('long')
+            seen[o.function] += 1
 
 @pytest.fixture
 def count(request):

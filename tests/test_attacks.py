@@ -386,7 +386,7 @@ alike = dict(tile=tile, placeholder=placeholder, blank=lambda i: Image.new('RGB'
              digit=digit, noise=lambda i: noisy(80, 60, i), frame=frame, part=part,
              some_twice=lambda i: smooth(80, 60, i if i>=4 else i//2))
 
-@pytest.mark.parametrize('n', [24,90,600])
+@pytest.mark.parametrize('n', [24,90,pytest.param(600, marks=pytest.mark.long)])
 @pytest.mark.parametrize('name', alike)
 def test_no_leak_of_images_that_are_alike(tmp_path, name, n):
     for i in range(n):

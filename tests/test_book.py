@@ -42,7 +42,7 @@ def check_runs(e, df, out, sizes):
     assert list(table.index)==list(df.run.unique())
     assert table.book.iloc[0]==e.accuracy or (e.accuracy is None and np.isnan(table.book.iloc[0]))
 
-some = ('ch07_progressive_tta','ch07_leak','ch14_cnn')
+some = ('ch07_progressive_tta','ch14_cnn')
 rest = [pytest.param(o, marks=pytest.mark.long) for o in experiments if o not in some]
 
 @pytest.mark.parametrize('name', [*some, *rest])
@@ -131,6 +131,7 @@ def test_resnets():
     convs = [n_convs(o) for o in ('ch14_cnn','ch14_resblock','ch14_deeper')]
     assert convs==[5, 15, 25]       # two and one to change the channels in each block
 
+@pytest.mark.long
 def test_fast(path, tmp_path):
     "The same images, split and batches by the package's own loading"
     e = experiments['ch07_baseline'].scaled(.25)
@@ -167,6 +168,7 @@ def test_subset(path):
     assert {parent_label(o) for o in a}=={parent_label(o) for o in _files(path)}
     assert {o.parent.parent.name for o in a}=={'train','val'}
 
+@pytest.mark.long
 def test_killed_and_resumed(path, tmp_path, capsys):
     "A command that is killed in its second seed continues, and ends as one that was not"
     args = ['ch14_deeper', '--path', path, '--scale', .2, '--epochs', 10, '--bs', 8, '--seeds', 2, '--num-workers', 0,
@@ -224,6 +226,7 @@ def test_data_are_told_apart(path, tmp_path):
     assert sorted(o.pop('path') for o in configs)==[str(tmp_path/o/'photos') for o in 'ab']
     assert configs==[dict(scale=.1, epochs=1, bs=8, subset=16)]*2
 
+@pytest.mark.long
 def test_shared_run(path, tmp_path, capsys):
     "What two experiments begin with is trained once; each calls it by its own name, with the book's figures for it"
     a = run_experiment('ch07_progressive', path, out=tmp_path, **small)

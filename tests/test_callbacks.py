@@ -169,6 +169,7 @@ class StopAt(Callback):
 @pytest.mark.parametrize('epoch', [0,1,2,3])
 @pytest.mark.parametrize('frozen', [False,True])
 @pytest.mark.parametrize('exc', [KeyboardInterrupt(), RuntimeError('out of luck')])
+@pytest.mark.every(3)
 def test_interrupt(dls, tmp_path, epoch, frozen, exc):
     learn = small_learner(dls, 2, frozen=frozen, path=tmp_path)
     keep = {k: getattr(learn, k) for k in ('dls','model','loss_func','logger')}

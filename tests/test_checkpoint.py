@@ -14,6 +14,7 @@ def same_state(a, b):
 
 @pytest.mark.parametrize('fit', ('fine_tune','fit_one_cycle','single_cycle'))
 @pytest.mark.parametrize('groups,frozen,workers', ((1,False,0),(2,True,0),(2,False,2)))
+@pytest.mark.every(4)
 def test_resumed(path, tmp_path, fit, groups, frozen, workers):
     "Stopped in every epoch in turn: weights, optimizer, history, CSV and curves as if never stopped"
     def learner(folder):
@@ -167,6 +168,7 @@ def test_how_to_resume(path, tmp_path, capsys):
     (dict(fast=False), 'fast was {}, is False'),
     (dict(cbs=[EarlyStoppingCallback(patience=9),ReduceLROnPlateau(patience=9)], valid_size='stage'), 'cbs was'),
 ])
+@pytest.mark.every(2)
 def test_another_plan(path, tmp_path, stopped, change, part):
     learn = new_learner(path, 2, folder=tmp_path)
     before,file = weights(learn),(tmp_path/'models/a.ckpt').read_bytes()

@@ -39,6 +39,7 @@ def test_fit_rectangle(path, tmp_path, capsys):
     assert 'growing' not in out.out
     assert 'Warning' not in out.err and 'Traceback' not in out.err
 
+@pytest.mark.long
 def test_fit_killed_and_resumed(path, tmp_path, capsys):
     "A killed command continues with --resume; --verify leaves a damaged file out; --preflight tells what it will take"
     images = tmp_path/'images'

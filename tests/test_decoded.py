@@ -209,6 +209,28 @@ def test_nothing_is_left(folder, tmp_path, monkeypatch):
     gc.collect()
     assert n_running()==own
 
+def held():
+    "What a process holds: threads and other processes, open files, what is mapped of shared memory, and MiB"
+    proc = Path('/proc/self')
+    shared = [o for o in (proc/'maps').read_text().splitlines() if '/dev/shm' in o or '/torch_' in o]
+    return n_running(),len(os.listdir(proc/'fd')),len(shared),int(re.search(r'VmRSS:\s+(\d+)', (proc/'status').read_text())[1])/1024
+
+@pytest.mark.long
+@pytest.mark.skipif(not Path('/proc/self/fd').exists(), reason='no /proc')
+def test_sixty_fits(folder, tmp_path):
+    "From files, JPEG copies and decoded copies in turn: the last fits hold no more than the first ones"
+    seen = []
+    for i in range(60):
+        kwargs = [{}, dict(cache=tmp_path/'jpeg'), dict(cache=tmp_path/'pixels', decoded=True)][i%3]
+        learn = small_learner(get_dls(32, 4, folder, num_workers=1, presize=48, **kwargs), model=partial(small_model, 2))
+        with learn.no_bar(), learn.no_logging(): learn.fit_progressive(2, sizes=(24,32))
+        del learn
+        gc.collect()
+        seen.append(held())
+    first,last = seen[6:12],seen[-6:]
+    assert [max(o) for o in zip(*last)][:3]==[max(o) for o in zip(*first)][:3]
+    assert max(o[3] for o in last)-max(o[3] for o in first)<64
+
 def test_labels_that_change(folder, tmp_path):
     "Those of fastai's functions are made once, those of others for each batch"
     seen = []

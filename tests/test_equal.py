@@ -87,6 +87,7 @@ def test_at_size(path, make_dls, fast):
 
 @pytest.mark.parametrize('args', [dict(pct_start=.4), dict(div=10.), dict(div_final=100.), dict(moms=(.9,.8,.9)),
                                   dict(wd=.1), dict(lr_mult=10)])
+@pytest.mark.every(2)
 def test_arguments(path, args):
     "Each argument goes where fastai's fits have it"
     one = {k:v for k,v in args.items() if k!='lr_mult'}

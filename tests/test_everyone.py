@@ -59,6 +59,7 @@ exports = dict(
 )
 
 @pytest.mark.parametrize('name', exports)
+@pytest.mark.every(3)
 def test_export_without_us(folder, tmp_path, name):
     "It loads and predicts the same where this package is not there; nothing in it is of ours or of pandas"
     learn = exports[name](folder)
@@ -188,6 +189,7 @@ memory = dict(
 )
 
 @pytest.mark.parametrize('name', memory)
+@pytest.mark.every(2)
 def test_no_false_leak(name):
     dls = memory[name]()
     assert len(item_keys(dls, 0))==8 and len(item_keys(dls, 1))==4 and not image_files(dls)

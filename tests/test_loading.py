@@ -181,6 +181,7 @@ def of_shape(tfms, hw):
     return tfms
 
 @pytest.mark.parametrize('hw', ((1,1),(2,3)))
+@pytest.mark.every(2)
 def test_same_distribution(hw):
     "What the book's two interpolations show, and our one: means and spreads of all that is drawn agree within errors"
     size = (24*hw[0],24*hw[1])
@@ -370,6 +371,7 @@ class Watch(Callback):
             self.refs.append(weakref.ref(self.dls.train))
 
 @pytest.mark.parametrize('num_workers', (0,2))
+@pytest.mark.every(2)
 def test_stages_are_let_go(path, num_workers):
     "No stage keeps another's loaders or batches"
     learn = small_learner(get_dls(48, 8, path, num_workers=num_workers), cbs=Watch)
@@ -470,6 +472,7 @@ at_once = dict(
 
 @pytest.mark.parametrize('workers', [0,2])
 @pytest.mark.parametrize('kind', at_once)
+@pytest.mark.every(3)
 def test_items_at_once(path, tmp_path, kind, workers):
     "What fastai's pipelines make of JPEGs, PNGs and thin images, in training and validation, with the same draws"
     files = get_image_files(path).sorted()
@@ -509,6 +512,7 @@ for o in ({}, dict(cache='c'), dict(cache='d', decoded=True)): learn.fit_progres
 print(len(learn.stage_history), learn.stage_history.accuracy.notna().all())"""
 
 @pytest.mark.parametrize('n_workers', [0,1])
+@pytest.mark.every(2)
 def test_nothing_is_warned_of(path, tmp_path, n_workers):
     "The first image that is read, the first copy that is made: no function is called that its library warns of"
     assert in_python(strict, tmp_path, path, n_workers).splitlines()[-1]=='2 True'

@@ -156,6 +156,7 @@ crafted = [*(_without(k) for k in ('epoch','model','opt','grads','cbs','random',
            _deep('random', 0, 'global_state', v={}), _deep('epoch', v=-3), _deep('epoch', v=99)]
 
 @pytest.mark.parametrize('i', range(0, len(crafted), 5))
+@pytest.mark.every(2)
 def test_crafted(path, saved, tmp_path, i):
     "Whatever a checkpoint holds: the run continues, or a `ValueError` before anything has changed"
     for change in crafted[i:i+5]:
@@ -199,6 +200,7 @@ things = [np.arange(3.), {1,2}, b'bytes', pd.Timestamp('2024-02-29'), datetime(2
           np.float32(2), collections.deque([1,2]), np.array(['a','b'])]
 
 @pytest.mark.parametrize('o', things[:-1], ids=lambda o: type(o).__name__)
+@pytest.mark.every(2)
 def test_kept(path, tmp_path, o):
     with pytest.raises(KeyboardInterrupt):
         run(new_learner(path, 1, [Holds(o)], tmp_path), checkpoint='a', cbs=StopAt(4))
@@ -341,6 +343,7 @@ kinds = dict(
 )
 
 @pytest.mark.parametrize('kind', kinds)
+@pytest.mark.every(2)
 def test_kinds(path, tmp_path, kind):
     kw = {'cbs':list, **kinds[kind]}
     if 'loss_func' in kw:
@@ -400,6 +403,7 @@ def mnasnet(): return models.mnasnet0_5(num_classes=10)
 
 @pytest.mark.parametrize('kw', [dict(model=Extra), dict(opt_func=MakeOpt()), dict(model=mnasnet)],
                          ids=['extra','opt','mnasnet'])
+@pytest.mark.every(2)
 def test_can_be_resumed(path, tmp_path, kw): same_run(*maker(path, tmp_path, **kw))
 
 # another run

@@ -29,6 +29,7 @@ def odd_learner(d, folder, **kwargs):
 def pixels(dl): return sorted(o.numpy().tobytes() for x,_ in dl for o in x)
 
 @pytest.mark.parametrize('kind', ('plain','cache','decoded'))
+@pytest.mark.every(2)
 def test_odd_names(path, odd, tmp_path, kind):
     "The same pixels as by other names; a run is trained and resumed"
     kw = {} if kind=='plain' else dict(cache=tmp_path/os.fsdecode(b'c\xe9'), decoded=kind=='decoded')
@@ -113,6 +114,7 @@ def table(path, column):
 
 @pytest.mark.parametrize('column', odd_columns)
 @pytest.mark.parametrize('more', (None,'more','twice'))
+@pytest.mark.every(2)
 def test_odd_columns(path, column, more):
     "The column of files has any name, one of very many columns, or beside a column that is there twice"
     df = table(path, column)
@@ -233,6 +235,7 @@ def break_inside(f):
 
 @pytest.mark.parametrize('kind', blocks)
 @pytest.mark.parametrize('num_workers', (0,2))
+@pytest.mark.every(5)
 def test_all_parts_are_named(pairs, kind, num_workers):
     "Damage inside a file is found by training, which names it"
     bad = pairs/'others/07.png'

@@ -9,7 +9,7 @@ from fastai_progresize._modidx import d
 
 root = Path(__file__).parent.parent
 tutorials = {o.stem: o for o in sorted((root/'nbs'/'tutorials').glob('*.ipynb'))}
-quick = 'quick_start','from_your_loop','cheat_sheet','questions'
+quick = 'from_your_loop',
 skipped = {*get_config(root).tst_flags.split(), 'network', 'gpu'}
 
 # the pages draw thousands of images

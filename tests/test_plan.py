@@ -240,6 +240,7 @@ own_values = dict(bs=4, lr_max=1e-3)
 @pytest.mark.parametrize('frozen', (False,True))
 @pytest.mark.parametrize('kind', ('int','tuple','stages'))
 @pytest.mark.parametrize('fit', fits)
+@pytest.mark.every(7)
 def test_trains_what_it_shows(path, fit, kind, frozen, values):
     "Sizes, batches, lr and momentum of a run are those of its plan, and those of the same arguments without a plan"
     args = dict(n_epoch_args(kind, fit), fit=fit, **values)

@@ -12,6 +12,7 @@ def learner(path, groups=1, num_workers=0, **kwargs):
 
 @pytest.mark.parametrize('fit,groups,frozen,workers', [('single_cycle',1,False,0), ('fine_tune',2,True,0),
                                                       ('fine_tune',2,False,2)])
+@pytest.mark.every(2)
 def test_neutral(path, fit, groups, frozen, workers):
     "A run that was tried before ends with the same bits"
     res = []

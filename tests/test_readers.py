@@ -361,6 +361,7 @@ def test_loaders_are_pickled(path, tmp_path):
             assert torch.equal(a, b)
     assert len(tried)==60
 
+@pytest.mark.long
 def test_preflight_with_spawned_workers(path, tmp_path):
     "What `preflight` reads to fill decoded copies, with workers that are spawned"
     code = """
@@ -396,6 +397,7 @@ uses = dict(
 @pytest.mark.parametrize('use', uses)
 @pytest.mark.parametrize('source', ['files','rows'])
 @pytest.mark.parametrize('fast', [True,False,dict(cache='copies',decoded=True)], ids=str)
+@pytest.mark.every(5)
 def test_export_of_functions(path, tmp_path, fast, source, use):
     files = get_image_files(path).sorted()
     df = pd.DataFrame(dict(name=files.map(str), label=files.map(parent_label)))

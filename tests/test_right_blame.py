@@ -490,6 +490,7 @@ def long_checks(monkeypatch):
     monkeypatch.setattr('fastai_progresize.utils.perf_counter', lambda t=itertools.count(0., 10.): next(t))
 
 @pytest.mark.parametrize('fast', [True,'cache','decoded'])
+@pytest.mark.every(2)
 def test_no_bar(path, tmp_path, capsys, long_checks, fast):
     "Neither the checks nor the making of copies draw one"
     def _fast(o): return fast if fast is True else dict(cache=tmp_path/o, decoded=fast=='decoded')
@@ -534,6 +535,7 @@ def test_warned_once(path):
     import warnings
     assert warnings.showwarning.__module__=='warnings'      # as it was
 
+@pytest.mark.long
 def test_command_warns_once(path, tmp_path):
     "Pillow warns of such palettes wherever one is read first after torch has changed the filters"
     for f in (path/'train').rglob('*.*'):

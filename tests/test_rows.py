@@ -39,6 +39,7 @@ at = [('after_epoch',0), ('after_epoch',55), ('after_train',0)]
 
 @pytest.mark.parametrize('event,order', at)
 @pytest.mark.parametrize('f', nested)
+@pytest.mark.every(4)
 def test_nested(path, f, event, order):
     "Validating once more inside an epoch does not change training, which is that of the loop by hand, nor the rows"
     def _by_hand(learn, *cbs):
@@ -79,6 +80,7 @@ def test_nested_fit(path):
     ('before_train', CancelTrainException, ['train_loss']),
     ('after_train', CancelEpochException, ['train_loss','valid_loss','accuracy']),
 ], ids=str)
+@pytest.mark.every(2)
 def test_cancelled(path, event, e, missing):
     "The row of that epoch has what was recorded, the others are whole"
     learn,plain = trained(path, cbs=Events(event, cancel(e()))),trained(path)
@@ -98,6 +100,7 @@ def test_cancelled(path, event, e, missing):
     (dict(train_metrics=True, valid_metrics=False), ['train_loss','accuracy']),
     (dict(add_time=False), ['train_loss','valid_loss','accuracy']),
 ], ids=str)
+@pytest.mark.every(2)
 def test_recorders(path, recorder, columns):
     "Any way in which fastai's `Recorder` records"
     own = trained(path)
@@ -139,6 +142,7 @@ def items_only(path): return ImageDataLoaders.from_folder(path, valid='val', ite
                                   dict(sizes=(24,48), valid_size='final'), dict(sizes=(24,48), fast=False),
                                   dict(sizes=(24,48), fast=dict(cache='copies', decoded=True))], ids=str)
 @pytest.mark.parametrize('make', (plain_dls, items_only, lambda path: get_dls(48, 8, path, num_workers=0)))
+@pytest.mark.every(4)
 def test_validate_is_the_last_row(path, make, args):
     "Bit-identical, whatever loads the data of the run"
     set_seed(3)

@@ -243,7 +243,9 @@ def check_page(tab, page):
         scroll = tab.evaluate(SCROLL)
         assert not scroll, (page, scroll)
 
-@pytest.mark.parametrize('page', page_names)
+some = 'index.html','learner.html','tutorials/evidence.html','tutorials/speed.html'
+
+@pytest.mark.parametrize('page', [o if o in some else pytest.param(o, marks=pytest.mark.long) for o in page_names])
 def test_page_in_browser(tab, page): check_page(tab, page)
 
 def test_columns_of_code(browser, url):
@@ -265,6 +267,7 @@ def check_accessible(tab, page):
 
 @pytest.mark.parametrize('scheme', ['light','dark'])
 @pytest.mark.parametrize('page', ['index','tutorials/quick_start','tutorials/any_learner','tutorials/evidence'])
+@pytest.mark.every(3)
 def test_accessible(browser, url, page, scheme):
     tab = browser.new_page(base_url=url, viewport=dict(width=1280, height=844), color_scheme=scheme)
     check_accessible(tab, f'{page}.html')
@@ -309,6 +312,7 @@ def test_phone(browser, url):
     tab.close()
 
 @pytest.mark.parametrize('word', ['fit_progressive','at_size','leak'])
+@pytest.mark.every(2)
 def test_search(tab, word):
     tab.goto('learner.html')
     if tab.viewport_size['width']<992: tab.locator('.navbar-toggler').click()

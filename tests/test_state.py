@@ -356,6 +356,7 @@ def test_60_kinds(count):
     count('kinds of Learner with unusual state, the same bits or refused by name', len(kinds), len(kinds))
 
 @pytest.mark.parametrize('name', kinds)
+@pytest.mark.every(4)
 def test_reruns(name):
     "Interrupted in its first epoch, and the same cell run again by the same Learner"
     k = kinds[name]
@@ -436,6 +437,7 @@ def refused_as_it_was(k, state):
     assert params==[p.requires_grad for p in again[0].model.parameters()]
 
 @pytest.mark.parametrize('path', strange)
+@pytest.mark.every(2)
 def test_names_of_a_stranger(saved, path):
     "Settings, names of files and what no run stores are not restored"
     k,state = saved
@@ -456,6 +458,7 @@ strange_opts = dict(
 )
 
 @pytest.mark.parametrize('name', strange_opts)
+@pytest.mark.every(2)
 def test_optimizer_of_a_stranger(saved, name):
     k,state = saved
     strange_opts[name](state)

@@ -87,6 +87,7 @@ def task_learner(way, dls):
     return vision_learner(dls, resnet18, pretrained=False, cbs=Shapes, n_in=n_in, y_range=y_range)
 
 @pytest.mark.parametrize('way', ways)
+@pytest.mark.every(3)
 def test_resizes(folder, way):
     dls = ways[way](folder)
     learn = task_learner(way, dls)
