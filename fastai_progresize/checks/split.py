@@ -84,11 +84,12 @@ def item_keys(dls, ds_idx=0):
 # %% ../../nbs/checks/01_split.ipynb #b6344c43
 def _real_paths():
     "A function that resolves links in a path: once per folder, and in the file name"
-    folder = functools.lru_cache(None)(os.path.realpath)
+    def _links(d): return {o.name for o in os.scandir(d) if o.is_symlink()} if os.access(d, os.R_OK) else {}
+    folder = functools.lru_cache(None)(lambda d: (os.path.realpath(d),_links(d)))
     def _real(f):
-        d = os.path.dirname(f)
-        if os.path.islink(f): return os.path.realpath(f)
-        return f if folder(d)==d else os.path.join(folder(d), os.path.basename(f))
+        d,name = os.path.split(f)
+        real,links = folder(d or '.')
+        return os.path.realpath(f) if name in links else os.path.join(real, name)
     return _real
 
 def _true_keys(dls, ds, files):

@@ -20,7 +20,7 @@ from ..load.batches import keeps_pixels
 
 # %% ../../nbs/checks/03_trial.ipynb #f0aa8ead
 def _ready_copies(model):
-    "Copies that `deepcopy` cannot make: of attributes with a graph, as of spectral normalization, and of lazy buffers"
+    "What `deepcopy` cannot copy: attributes with a graph, as of spectral normalization, and lazy buffers"
     attrs = (v for m in model.modules() for v in vars(m).values())
     graph_free = {id(v): v.detach() for v in attrs if isinstance(v, Tensor) and v.grad_fn is not None}
     lazy = {id(v): UninitializedBuffer(device=v.device, dtype=v.dtype) for v in model.buffers() if is_lazy(v)}

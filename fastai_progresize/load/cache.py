@@ -46,7 +46,7 @@ class JpegCopies:
     def __init__(self, folder, size): self.folder,self.size = Path(folder),size
 
     def reserve(self, files):
-        "Make the folder, and remove what runs that were killed had begun to write; what is newer may be another run's"
+        "Make the folder, without what killed runs had begun to write; what is newer may be another run's"
         make_folder(self.folder)
         for o in self.folder.glob('tmp*tmp'):
             with contextlib.suppress(OSError):

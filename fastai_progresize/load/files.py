@@ -19,10 +19,10 @@ from ..args import Either, Invalid
 from ..utils import bar_if_long
 
 # %% ../../nbs/load/00_files.ipynb #0b88b11e
-_marks = ((b'\xff\xd8\xff', b'\xff\xd9'), (b'\x89PNG', b'IEND'))      # how a JPEG and a PNG begin and end
+_marks = {b'\xff\xd8\xff': b'\xff\xd9', b'\x89PN': b'IEND'}      # how a JPEG and a PNG begin and end
 
 def _may_be_huge(start, n):
-    "May an image have more pixels than Pillow opens? Its file has `n` bytes, the first of them are `start`"
+    "May a file of `n` bytes that begins with `start` have more pixels than Pillow opens?"
     most = Image.MAX_IMAGE_PIXELS or float('inf')
     if start.startswith(b'\x89PNG'): return int.from_bytes(start[16:20])*int.from_bytes(start[20:24])>most
     return n>most/512       # 64 pixels of a JPEG take at least one bit
@@ -41,7 +41,7 @@ def _look(file):
         os.lseek(f, max(n-1024, 0), 0)
         end = os.read(f, 1024)
     finally: os.close(f)
-    return any(start.startswith(a) and b in end for a,b in _marks),_may_be_huge(start, n)
+    return start[:3] in _marks and _marks[start[:3]] in end,_may_be_huge(start, n)
 
 # %% ../../nbs/load/00_files.ipynb #87eb0b75
 def reason(e, file):
@@ -72,9 +72,8 @@ def file_fault(file, whole=False):
 def _whole_fault(file, mtime, size): return file_fault(file, whole=True)
 
 def _known_fault(file, whole):
-    if not whole or not os.path.exists(file): return file_fault(file)
-    st = os.stat(file)
-    return _whole_fault(str(file), st.st_mtime_ns, st.st_size)
+    st = whole and os.path.exists(file) and os.stat(file)
+    return _whole_fault(str(file), st.st_mtime_ns, st.st_size) if st else file_fault(file)
 
 def _faults(files, whole): return [(str(f),o) for f in files if (o := _known_fault(f, whole))]
 
@@ -84,12 +83,12 @@ def find_faults(
     whole:bool=False, # Decode every image?
     progress:bool=None, # Show a progress bar? None: if it takes over 5 seconds
 )->dict: # For each file that cannot be read, what is wrong with it
-    "Check `files` on all cores"
+    "Check `files`"
     if not is_listy(files): raise Invalid(('files',files), ": pass a list of image files")
     parts = list(chunked(files, 100))
     seconds = 5. if progress is None else -1. if progress else float('inf')
     with ThreadPoolExecutor(max(1, defaults.cpus)) as ex:
-        found = ex.map(partial(_faults, whole=whole), parts)
+        found = (ex.map if whole else map)(partial(_faults, whole=whole), parts)
         return {f: o for _ in bar_if_long(parts, seconds) for f,o in next(found)}
 
 # %% ../../nbs/load/00_files.ipynb #a422abcd
@@ -135,7 +134,7 @@ def is_untouched(t):
 
 # %% ../../nbs/load/00_files.ipynb #d4b1a7e1
 class _Row(pd.Series):
-    "Row `i` of `df`, which becomes a whole `Series` when more is asked for than one of `cells`, by their `names`"
+    "Row `i` of `df`: one of its `cells`, by their `names`, or a whole `Series` for all else"
     _df,_names = None,{}
     def __init__(self, df, i, names, cells): self.__dict__.update(_df=df, _i=i, _names=names, _cells=cells)
 
@@ -171,7 +170,7 @@ def wrapped(t):
     return method.implementation
 
 def fresh(t):
-    "A new `Transform` of the same functions, whose dispatch keeps the types it meets: an export would name ours"
+    "A `Transform` of the same functions that has not met our types: an export would name them"
     if type(t) is not Transform: return t
     res = copy(t)
     for k in {'encodes','decodes'} & vars(t).keys():

@@ -25,10 +25,10 @@ class _Jpeg(JpegImageFile):
         with open(self.filename, 'rb') as self.fp: return super().load()
 
 def _open_jpeg(fn):
-    "The JPEG `fn`, a file or what was read of one, not yet decoded; None if it is of another kind"
+    "The JPEG `fn`, a file or its bytes, not yet decoded; None if it is of another kind"
     try: f = _Jpeg(fn)
     except SyntaxError: return
-    if f.filename: f.fp.close()      # a process has some hundreds of open files, and more images may wait to be decoded
+    if f.filename: f.fp.close()      # a process may open some hundreds of files, and more images may wait
     Image._decompression_bomb_check(f.size)       # as `Image.open` does
     return f
 
