@@ -314,7 +314,7 @@ def results(df):
         gains = [show(*o) for o in found]
         counts |= {n for *_,n in found}
         chose = 'did not choose the recipe' if data=='drawings' else 'chose the recipe'
-        saved = f'{1-time_ratio(df, data):.0%} less'
+        saved = f'{1-time_ratio(df, data):.0%}&nbsp;less'
         rows.append(f"| {name}, {finals.get(data, 128)} px ({chose}) | {saved} | {gains[0]} | {gains[1]} |")
     head = f'| 12 epochs, {min(counts)} to {max(counts)} seeds | time | accuracy, same epochs | accuracy, same seconds |'
     return '\n'.join([head, '|---|---|---|---|', *rows])
