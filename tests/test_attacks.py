@@ -208,12 +208,12 @@ def outcomes(d, limits):
 
 def test_little_memory(tmp_path):
     "No error of torch, and no model that is to blame"
-    a,b,c = outcomes(tmp_path/'d', (2,30,2000))
+    a,b,c = outcomes(tmp_path/'d', (0,30,2000))
     assert 'Memory ran out while checking data and model' in a and 'fit' in b and c=='fits'
 
 @pytest.mark.long
 def test_any_memory(tmp_path, count):
-    res = outcomes(tmp_path/'d', range(2, 402, 10))
+    res = outcomes(tmp_path/'d', range(0, 400, 10))
     assert 'fits' in res
     count('memory limits, with a clear error or none', len(res), len(res))
 
