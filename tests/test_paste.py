@@ -61,7 +61,7 @@ def test_colab(name):
     first = next(c.source for c in cells if c.cell_type=='code')
     assert first.removeprefix('#| hide\n').startswith('! [ -e /content ] && ')
     assert get_config(root).git_url.removeprefix('https://') in first
-    assert name in ('evidence','worth_it') or first not in pasted(name)
+    assert first not in pasted(name)
 
 def test_columns():
     "Lines that are shown have at most 80 columns"
