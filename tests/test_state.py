@@ -437,7 +437,6 @@ def refused_as_it_was(k, state):
     assert params==[p.requires_grad for p in again[0].model.parameters()]
 
 @pytest.mark.parametrize('path', strange)
-@pytest.mark.every(2)
 def test_names_of_a_stranger(saved, path):
     "Settings, names of files and what no run stores are not restored"
     k,state = saved
@@ -458,7 +457,6 @@ strange_opts = dict(
 )
 
 @pytest.mark.parametrize('name', strange_opts)
-@pytest.mark.every(2)
 def test_optimizer_of_a_stranger(saved, name):
     k,state = saved
     strange_opts[name](state)
