@@ -68,7 +68,7 @@ def _begin_stage(self:ProgressiveResize, i):
 
 @patch
 def _check_split(self:ProgressiveResize, dls, size):
-    "Check the split, unless all stages so far have the learner's own items, which were checked before training"
+    "Check the split, unless all stages so far have the learner's own items, which are checked already"
     is_own = same_items(dls, self.own_dls)
     if is_own and not self.split.last: return
     if not self.split.last and self.index>=0: self.split(self.own_dls, self.plan[0].size)

@@ -19,7 +19,7 @@ from .utils import same_random
 _wh_tfms,_hw_tfms = (Resize,RandomResizedCrop,RandomCrop,CropPad),(RandomResizedCropGPU,AffineCoordTfm)
 
 def _tfm_size(t):
-    "The size that `t` resizes to, px: (height, width), the longer side for `RatioResize`, None if it does not resize"
+    "The size that `t` resizes to, px: (height, width), the longer side for `RatioResize`, None if it does not"
     if isinstance(t, RatioResize): return t.max_sz
     if isinstance(t, _wh_tfms): return tuple(reversed(getattr(t, 'train_size', t.size)))    # `Presize` has two
     if isinstance(t, _hw_tfms) and t.size is not None: return hw(t.size)
@@ -100,14 +100,14 @@ def image_size(dls):
 
 # %% ../nbs/04_data.ipynb #6a02459f
 def learner_lr(learn, of_fit=None):
-    "The lr of `opt_func`, or `learn.lr`; the fit's own one, if it has one and the learner has fastai's default"
+    "The lr of `opt_func`, or `learn.lr`; the fit's own, if it has one and the learner fastai's default"
     f = learn.opt_func
     lr = f.keywords.get('lr') if isinstance(f, partial) else None
     if lr is not None and learn.opt is None: return lr      # `learn.lr`, once there is an optimizer
     return learn.lr if lr is not None or learn.lr!=defaults.lr else ifnone(of_fit, learn.lr)
 
 def is_frozen(learn):
-    "Is the body frozen as `learn.freeze()` does it: all of the first group but norm layers, and not all of the last?"
+    "Is the body frozen as by `learn.freeze()`: all of the first group but norm layers, not all of the last?"
     model = get_model(learn.model)
     groups = L(learn.splitter(model)) if learn.opt is None else learn.opt.param_lists
     if len(groups)<2 or isinstance(groups[0], Tensor): return False

@@ -105,7 +105,7 @@ def stage_dls(self:Run, stage):
 
 @patch
 def try_dls(self:Run, stage, again=False):
-    "The data of `stage` for what is tried before training, made once; or `again`: another split may come of it"
+    "The data of `stage` to be tried, made once; or `again`: another split may come of it"
     k = stage.size,stage.bs,stage.aug
     if again or k not in self.tried: self.tried[k] = self.stage_dls(stage)
     return self.tried[k]
@@ -133,7 +133,7 @@ _few,_toy = 500,96      # steps; px, below which nobody starts from pretrained w
 
 @patch
 def steps_text(self:Run, plan):
-    "How many steps `plan` has, if its data were made to be tried, and what to do if they are few from scratch"
+    "How many steps `plan` has, if its data were tried, and what to do if they are few from scratch"
     def _steps(s): return len(self.tried[s.size,s.bs,s.aug].train)*s.total*(s.bs or 1)//(s.n_acc or s.bs or 1)
     try: n = sum(map(_steps, plan))
     except (KeyError,TypeError): return []      # not made, or without a length

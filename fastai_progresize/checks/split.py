@@ -24,7 +24,7 @@ def _below(f, root):
 max_bytes = 2**16       # of an array
 
 def _feed(h, o):
-    "Update the hash `h` with the content of `o`"
+    "Update the hash `h` with what `o` holds"
     if isinstance(o, Tensor): o = o.detach().cpu().numpy()
     if isinstance(o, Image.Image): o = np.asarray(o)
     if isinstance(o, ndarray) and o.dtype!=object:
@@ -62,7 +62,7 @@ def _index_keys(tl):
 
 # %% ../../nbs/checks/01_split.ipynb #54c0f375
 def first_input(dls, ds_idx):
-    "The `TfmdLists` of a dataset's first input; the dataset itself if it is not fastai's; None if there is none"
+    "The `TfmdLists` of a dataset's first input; the dataset if it is not fastai's; None if there is none"
     ds = getattr(dls[ds_idx], 'dataset', None) if ds_idx<len(dls.loaders) else None
     return ds.tls[0] if isinstance(ds, Datasets) else ds
 

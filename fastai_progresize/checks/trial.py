@@ -108,7 +108,7 @@ class _Part(Callback):
     def __call__(self, event_name): self.learn.trial_part = self.next_parts.get(event_name, self.other_part)
 
 def fit_trial(learn, cbs=None):
-    "Train and validate a copy without metrics; an error gets the `part` that failed, and what the loss got, if it did"
+    "Train and validate a copy without metrics; an error gets the `part` that failed, and what the loss got"
     for cb in learn.cbs:
         if isinstance(cb, Recorder): cb.train_metrics = cb.valid_metrics = False
     learn.trial_part = 'optimizer'

@@ -138,7 +138,7 @@ def check_cache(cache):
     if cache is not None and not isinstance(cache, bool): check_folder('cache', cache)
 
 def fast_loaders(dls, cache=None, decoded=None):
-    "The images of `dls`, as sharp, loaded at a cost proportional to their pixels; `dls` where that does not work"
+    "The images of `dls`, as sharp, at a cost proportional to their pixels; `dls` where that does not work"
     check_cache(cache)
     if not fast_works(): return dls
     own = copies_of(getattr(dls.train, 'dataset', None))

@@ -19,7 +19,7 @@ from ..args import Either, Invalid
 from ..utils import bar_if_long
 
 # %% ../../nbs/load/00_files.ipynb #0b88b11e
-_marks = {b'\xff\xd8\xff': b'\xff\xd9', b'\x89PN': b'IEND'}      # how a JPEG and a PNG begin and end
+_marks = {b'\xff\xd8\xff': b'\xff\xd9', b'\x89PN': b'IEND'}      # how JPEGs and PNGs begin and end
 
 def _may_be_huge(start, n):
     "May a file of `n` bytes that begins with `start` have more pixels than Pillow opens?"
@@ -34,8 +34,8 @@ def check_regular(file):
     return st
 
 def _look(file):
-    "Does `file` look whole, and is it worth opening to count its pixels?"
-    f = os.open(file, getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_BINARY', 0))        # in half of `open`'s time
+    "Does `file` look whole, and may it have too many pixels?"
+    f = os.open(file, getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_BINARY', 0))        # half of `open`'s time
     try:
         n,start = check_regular(f).st_size,os.read(f, 24)
         os.lseek(f, max(n-1024, 0), 0)
@@ -45,14 +45,12 @@ def _look(file):
 
 # %% ../../nbs/load/00_files.ipynb #87eb0b75
 def reason(e, file):
-    "The message of `e`, without the name of the file"
+    "The message of `e` without the file's name"
     return str(e).replace(repr(str(file)), 'it') or type(e).__name__
 
-_resource_errors = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
-
 def is_resource_error(e):
-    "Is the process out of memory or open files, so that the file is not to blame?"
-    return isinstance(e, MemoryError) or getattr(e, 'errno', None) in _resource_errors
+    "Is the process out of memory or open files, and the file not to blame?"
+    return isinstance(e, MemoryError) or getattr(e, 'errno', None) in (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 def file_fault(file, whole=False):
     "Why `file` cannot be read as an image"
@@ -87,8 +85,10 @@ def find_faults(
     if not is_listy(files): raise Invalid(('files',files), ": pass a list of image files")
     parts = list(chunked(files, 100))
     seconds = 5. if progress is None else -1. if progress else float('inf')
+    start,found = time.perf_counter(),[_faults(o, whole) for o in parts[:1]]
     with ThreadPoolExecutor(max(1, defaults.cpus)) as ex:
-        found = (ex.map if whole else map)(partial(_faults, whole=whole), parts)
+        each = ex.map if time.perf_counter()-start>.1 else map      # for what is decoded or waited for
+        found = itertools.chain(found, each(partial(_faults, whole=whole), parts[1:]))
         return {f: o for _ in bar_if_long(parts, seconds) for f,o in next(found)}
 
 # %% ../../nbs/load/00_files.ipynb #a422abcd

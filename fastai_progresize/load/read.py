@@ -105,7 +105,7 @@ def _source(self:ScaledImage, need):
 
 @patch
 def open_scaled(self:ScaledImage, need=None):
-    "What to decode, its presized copy or 1/2, 1/4 or 1/8 of it if that is enough, and by what factors that is smaller"
+    "What to decode, a presized copy or 1/2, 1/4 or 1/8 if that is enough, and by what factors it is smaller"
     f,by = self._source(need)
     if need is not None and isinstance(f, JpegImageFile):
         enough = [o for o in (1,2,4,8) if all(b*o<=n for b,n in zip(by, need))]

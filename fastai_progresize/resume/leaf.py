@@ -160,7 +160,7 @@ def given(cls):
 _names_file = re.compile(r'(^|_)(files?|f?names?|filename|paths?|dir|directory|folder|url|root)$', re.IGNORECASE)
 
 def is_setting(owner, key, flat):
-    "Does it name a file, or is it what an object of another library was created with? No checkpoint may change these"
+    "Does it name a file, or what another library's object was created with? No checkpoint may change these"
     texts = [o for o in flat if isinstance(o, (str,Path))]
     if any(isinstance(o, Path) or '/' in o or '\\' in o for o in texts): return True
     if texts and _names_file.search(str(key)): return True

@@ -114,7 +114,7 @@ def _difference(k, a, b):
     return f"{k} was {a}, is {b}"
 
 def check_plan(then, now, file, has_ended=False):
-    "Raise a `ValueError` that names the difference; only warn about other versions of torch, fastai or this package"
+    "Raise a `ValueError` that names the difference; warn about other versions of torch, fastai or this package"
     for k in {**then, **now}:
         if then.get(k)==now.get(k): continue
         differs = _difference(k, then.get(k), now.get(k))
