@@ -1,5 +1,5 @@
 "Files with odd names, in odd tables, and images that cannot be read in any part of a dataset"
-import shutil
+import shutil, threading, time
 import pytest
 from helpers import *
 from fastai_progresize.load.files import dataset_files, image_files
@@ -281,3 +281,17 @@ def test_too_many_pixels(path, tmp_path, monkeypatch, name):
         assert find_faults(get_image_files(tmp_path/'d'))=={}
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', None)
     assert find_faults(get_image_files(tmp_path/'d'))=={}
+
+def test_threads_where_files_are_waited_for(path, tmp_path, monkeypatch):
+    "As on a network; faults in the first files and in later ones are found"
+    from fastai_progresize.load import files
+    seen,look = set(),files._look
+    def _look(f):
+        time.sleep(.002)
+        seen.add(threading.get_ident())
+        return look(f)
+    monkeypatch.setattr(files, '_look', _look)
+    good,bad = list(get_image_files(path))*10,[tmp_path/f'{i}.png' for i in range(2)]
+    for o in bad: o.write_bytes(b'')
+    assert list(find_faults([bad[0], *good[:250], bad[1]]))==list(map(str, bad))
+    assert len(seen)>1
