@@ -64,7 +64,7 @@ def test_equal_batches(exact, tmp_path, workers):
     for t in (a,b):
         for dl in t.loaders:
             dl.after_item.presize.keep = 1.       # copies have one size
-    for dl in b.loaders: dl.fake_l.num_workers = workers      # they only fill: the draws are those without
+    for dl in a.loaders+b.loaders: dl.fake_l.num_workers = workers
     assert not (b.train.crops.pixels.there!=0).any()
     for seed in (1,2,3):
         for x,y in zip(a.loaders, b.loaders): same_batches(batches(x, seed), batches(y, seed))
@@ -94,7 +94,8 @@ def test_batches_are_what_items_are(tmp_path_factory, w, h, size, seed, split_id
     want = ScaledToTensor()(tfm(ScaledImage.create(fn, cache=pixels), split_idx=split_idx))
     items = CropItems(Datasets([fn], [[ReadImage(cache=pixels)],[noop]]), pixels)
     random.seed(seed)
-    got, = items.batch([items.getter(tfm, split_idx)(0)[:1]], noop)[0]
+    rngs = itertools.repeat(random)
+    got, = items.batch([items.item(0, tfm, tfm.size, split_idx, rngs)[:1]], tfm.size, noop)[0]
     shutil.rmtree(d)
     assert want.shape[1:]==size and type(got) is type(want) and torch.equal(got, want)
 
@@ -177,6 +178,61 @@ def test_at_size_of_kept(kept, tmp_path):
     small = kept.at_size(16).fast()
     assert all(map(keeps_pixels, small.loaders)) and small.train.crops.pixels.size!=kept.train.crops.pixels.size
     same_batches(batches(small.valid), batches(small.valid.new()))
+
+@pytest.mark.parametrize('workers', (1,2,3))
+def test_as_workers_draw(kept, workers):
+    "The batches that a thread makes are those of as many worker processes, which make them item by item"
+    for dl in kept.loaders:
+        dl.fake_l.num_workers = workers
+        other = dl.new()
+        assert 'create_batches' in vars(dl) and 'create_batches' not in vars(other)
+        for seed in (1,2): same_batches(batches(dl, seed), batches(other, seed))
+
+def made_ahead(dl, monkeypatch):
+    "How many batches there are, in a while, once the first has been taken"
+    n,made,make = 0,threading.Semaphore(0),CropItems.batch
+    def batch(*args, **kwargs):
+        made.release()
+        return make(*args, **kwargs)
+    with monkeypatch.context() as m:
+        m.setattr(CropItems, 'batch', batch)
+        it = iter(dl)
+        next(it)
+        while made.acquire(timeout=1): n += 1
+    return n
+
+def own_label(f): return parent_label(f)
+
+def test_ahead(folder, tmp_path, monkeypatch):
+    "A thread is two batches ahead, but not without workers, nor where it would run the user's code"
+    def dls(n=2, get_y=parent_label, **kwargs):
+        block = DataBlock((ImageBlock,CategoryBlock), get_items=get_image_files, get_y=get_y, item_tfms=Resize(48),
+                          splitter=GrandparentSplitter(valid_name='val'))
+        return block.dataloaders(folder, bs=4, num_workers=n).fast(cache=tmp_path, decoded=True)
+    own = n_running()
+    assert made_ahead(dls().train, monkeypatch)==3
+    assert made_ahead(dls(0).train, monkeypatch)==1
+    assert made_ahead(dls(get_y=own_label).train, monkeypatch)==1
+    some = dls().train
+    del some.crops.pixels.rows[str(some.items[0])]
+    assert made_ahead(some, monkeypatch)==1
+    gc.collect()
+    assert n_running()==own
+
+def test_pinned(kept, monkeypatch):
+    "Batches for a GPU are in memory that it reads itself"
+    seen = []
+    def pin_memory(x):
+        seen.append(x.shape)
+        return x
+    monkeypatch.setattr(Tensor, 'pin_memory', pin_memory)
+    dl = kept.train
+    dl.fake_l.num_workers = 1
+    for device in ('cpu','cuda:0'):
+        dl.before_iter()
+        dl._device = torch.device(device)
+        assert len(list(dl.create_batches(range(8))))==2
+    assert seen==[(4,3,48,48)]*2
 
 def n_running(): return threading.active_count()+len(torch.multiprocessing.active_children())
 
@@ -262,6 +318,17 @@ def test_several_processes(kept):
     a.before_iter()
     x,y = (list(o.create_batches([3,1,2,0])) for o in (a,b))
     assert len(x)==len(y)==1 and x[0][0].shape==y[0][0].shape
+
+def test_processes_with_workers(folder, tmp_path, monkeypatch):
+    "A rank has workers, which decode and take the crops; they are still there in the next epoch"
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    monkeypatch.setattr(DistributedDL, '_broadcast', lambda self, t, rank: t)
+    dls = get_dls(32, 4, folder, num_workers=1, presize=48, cache=tmp_path, decoded=True)
+    rank = DistributedDL(dls.train, rank=0, world_size=2, device='cpu')
+    for _ in range(2):
+        assert [len(x) for x,_ in rank]==[4,4,4]
+        assert dls.train.fake_l.num_workers==1
+    assert sum(dls.train.crops.pixels.there!=0)>=12
 
 def test_exported_without(kept, tmp_path):
     learn = small_learner(kept, model=partial(small_model, 2))

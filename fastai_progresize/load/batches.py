@@ -8,6 +8,8 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/load/batches.html.md
 __all__ = []
 
 # %% ../../nbs/load/05_batches.ipynb #8d1a221a
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from types import MethodType
 from fastai.vision.all import *
 from .files import dataset_files, is_from, is_untouched, wrapped
@@ -58,28 +60,26 @@ class CropItems:
         self.is_fixed = all(_is_fixed(t) for tl in ds.tls[1:] for t in tl.tfms.fs)
         self.labels,self.different = [None]*len(ds),{}
 
-    def getter(self, resize, split_idx):
-        "What gets items as `resize` crops them; None if the pixels have another size"
-        w,h = resize.size_for(split_idx) if isinstance(resize, Presize) else resize.size
-        if self.pixels and ((h,w)!=self.pixels.size or resize.mode!=self.pixels.resample): return
-        def _get(i):
-            try: return self._item(i, resize, fastuple(w,h), split_idx)
-            except SkipItemException: return
-        return _get
-
 # %% ../../nbs/load/05_batches.ipynb #4c4220d0
+def _place(full, pcts, size):
+    "The largest part of `full` with the shape of `size`, as `Resize` takes it: its size, and its place at `pcts`"
+    m = np.minimum(full[0]/size[0], full[1]/size[1])
+    sz = [np.floor(m*o) for o in size]
+    return sz,[np.floor(p*(f-s)) for p,f,s in zip(pcts, full, sz)]
+
 @patch
-def _item(self:CropItems, i, resize, size, split_idx):
-    row = self.pixels.fill(self.files[i]) if self.pixels else None
-    im = self._open(i) if row is None else None
-    labels = self._labels(i)
-    pcts = (.5,.5) if split_idx else (random.random(),random.random())
-    full = self.pixels.full_size(row) if im is None else im.size
-    m = min(full[0]/size[0], full[1]/size[1])
-    sz = fastuple(int(m*o) for o in size)
-    tl = fastuple(int(p*(f-s)) for p,f,s in zip(pcts, full, sz))
-    if im is None: return (self.pixels.crop(row, size, tl), *labels)
-    im = im.crop_pad(sz, tl, fastuple(full), pad_mode=resize.pad_mode, resize_mode=resize.mode, resize_to=size)
+def item(self:CropItems, i, resize, size, split_idx, rngs):
+    "The image of item `i`, or its row and where it is cropped if its pixels are kept, and its labels; None to skip it"
+    try:
+        row = self.pixels.fill(self.files[i]) if self.pixels else None
+        if row is None: im = self._open(i)
+        labels = self._labels(i)
+    except SkipItemException: return
+    rng = next(rngs)
+    pcts = (.5,.5) if split_idx else (rng.random(),rng.random())
+    if row is not None: return ((row,*pcts), *labels)
+    sz,tl = (fastuple(*map(int, o)) for o in _place(im.size, pcts, size))
+    im = im.crop_pad(sz, tl, fastuple(im.size), pad_mode=resize.pad_mode, resize_mode=resize.mode, resize_to=size)
     return (pixel_tensor(im), *labels)
 
 @patch
@@ -96,49 +96,86 @@ def _labels(self:CropItems, i):
         self.labels[i] = self.different.setdefault(tuple(map(Tensor.item, res)), res)      # each class only once
     return res
 
+# %% ../../nbs/load/05_batches.ipynb #b81d04e6
 @patch
-def batch(self:CropItems, items, collate):
-    "The batch of `items`, whose labels `collate` puts together"
-    if self.pixels: self.pixels.check_whole()
-    x = default_collate([o[0] for o in items]).as_subclass(self.cls)       # in a worker, into memory that is shared
+def _cut(self:CropItems, xs, size):
+    "`xs` with crops instead of rows and places"
+    self.pixels.check_whole()
+    rows,*pcts = np.array([o for o in xs if isinstance(o, tuple)]).reshape(-1, 3).T
+    rows = rows.astype(int)
+    crops = iter(self.pixels.crops(rows, size, _place(self.pixels.places[rows,3:].T, pcts, size)[1]))
+    return [next(crops) if isinstance(o, tuple) else o for o in xs]
+
+@patch
+def batch(self:CropItems, items, size, collate, pins=False):
+    "The batch of `items`, whose labels `collate` puts together; in memory that a GPU reads itself, if it `pins`"
+    xs = [o[0] for o in items]
+    if self.pixels: xs = self._cut(xs, size)
+    x = default_collate(xs).as_subclass(self.cls)       # in a worker, into memory that is shared
+    if pins: x = x.pin_memory()
     return (x, *collate([o[1:] for o in items])) if items[0][1:] else (x,)
 
 # %% ../../nbs/load/05_batches.ipynb #add550dc
-class _Fill(torch.utils.data.Dataset):
-    "Indices of `files` whose pixels are there once they are read"
-    def __init__(self, pixels, files): self.pixels,self.files = pixels,files
-    def __getitem__(self, i):
-        self.pixels.fill(self.files[i])
-        return i
+def _fill(idxs, pixels, files):
+    for i in idxs: pixels.fill(files[i])
+    return idxs
 
 @patch
 def filled(self:CropItems, idxs, bs):
-    "`idxs`, whose pixels are there; worker processes see to those of the next batches"
+    "`idxs`, whose pixels are there; worker processes, which start now, see to those of the next batches"
     p = self.pixels
-    if all(p.seen[r] for r in map(p.rows.get, self.files) if r is not None): yield from idxs; return
-    loader = torch.utils.data.DataLoader(_Fill(p, self.files), bs, sampler=idxs, num_workers=self.n_workers,
-                                         collate_fn=list, generator=torch.Generator())
-    for b in loader: yield from b
+    if all(p.seen[r] for r in map(p.rows.get, self.files) if r is not None): return idxs
+    n = 0 if torch.utils.data.get_worker_info() else self.n_workers
+    fill = partial(_fill, pixels=p, files=self.files)
+    return itertools.chain.from_iterable(torch.utils.data.DataLoader(
+        range_of(self.files), bs, sampler=idxs, num_workers=n, collate_fn=fill, generator=torch.Generator()))
+
+# %% ../../nbs/load/05_batches.ipynb #0be1d37c
+@patch
+def rngs(self:CropItems, bs):
+    "Random numbers for each item, as workers draw them, which take batches in turn; None if no thread may make items"
+    is_alone = self.n_workers and not torch.utils.data.get_worker_info()
+    if not (is_alone and self.pixels and self.is_fixed and all(f in self.pixels.rows for f in self.files)): return
+    rngs = [random.Random(self.seed+i) for i in range(self.n_workers)]
+    return itertools.cycle(o for o in rngs for _ in range(bs))
+
+def _ahead(batches):
+    "`batches`, of which a thread makes the next two"
+    with ThreadPoolExecutor(1) as pool:
+        todo = deque(pool.submit(next, batches, None) for _ in range(2))
+        while (b := todo.popleft().result()) is not None:
+            todo.append(pool.submit(next, batches, None))
+            yield b
 
 # %% ../../nbs/load/05_batches.ipynb #74211b1f
-def _getter(dl):
-    "What gets the items of `dl` at once; None if more than a crop is made of them"
-    resize = _plain_crop(dl.after_item)
-    if not resize or dl.crops.ds is not dl.dataset or dl.before_batch.fs: return
-    if reads_scaled(dl.crops.read.create): return dl.crops.getter(resize, dl.after_item.split_idx)
+def _crop_of(dl):
+    "How `dl` crops its items; None if more than that is done to them"
+    crops,resize,split_idx = dl.crops,_plain_crop(dl.after_item),dl.after_item.split_idx
+    if not resize or crops.ds is not dl.dataset or dl.before_batch.fs or not reads_scaled(crops.read.create): return
+    w,h = resize.size_for(split_idx) if isinstance(resize, Presize) else resize.size
+    p = crops.pixels
+    if p and ((h,w)!=p.size or resize.mode!=p.resample): return
+    return dict(resize=resize, size=fastuple(w,h), split_idx=split_idx)
 
 def before_iter(self):
-    "As fastai's `before_iter`; no worker makes items where they are crops of pixels"
+    "As fastai's `before_iter`; no worker makes items that are crops of pixels, if this process trains alone"
     type(self).before_iter(self)
     self.crops.n_workers = self.fake_l.num_workers
-    if self.crops.pixels and _getter(self): self.fake_l.num_workers = 0
+    with same_random(): self.crops.seed = torch.empty((), dtype=torch.int64).random_().item()       # as torch's loader
+    if self.crops.pixels and _crop_of(self) and num_distrib()<2: self.fake_l.num_workers = 0
 
 def create_batches(self, samps):
     "As fastai's `create_batches`, without a pipeline per item where nothing but a crop is made of it"
-    self.fake_l.num_workers,get = self.crops.n_workers,_getter(self)
-    if get is None: return type(self).create_batches(self, samps)
-    if self.crops.pixels: samps = self.crops.filled(samps, self.bs or 1)
-    return map(partial(self.crops.batch, collate=self.do_batch), self.chunkify(filter(None, map(get, samps))))
+    crops,bs,crop = self.crops,self.bs or 1,_crop_of(self)
+    self.fake_l.num_workers = crops.n_workers
+    if not crop: return type(self).create_batches(self, samps)
+    if crops.pixels: samps = crops.filled(samps, bs)
+    rngs = crops.rngs(bs)
+    items = map(partial(crops.item, rngs=rngs or itertools.repeat(random), **crop), samps)
+    pins = rngs and torch.device(self.device or 'cpu').type=='cuda'
+    batch = partial(crops.batch, size=crop['size'], collate=self.do_batch, pins=pins)
+    res = map(batch, self.chunkify(filter(None, items)))
+    return _ahead(res) if rngs else res
 
 def batch_at_once(dl):
     "Let `dl` make batches without pipelines, if its items are made in the usual way"

@@ -104,11 +104,6 @@ class Pixels:
 
 # %% ../../nbs/load/02_pixels.ipynb #0a0ee698
 @patch
-def full_size(self:Pixels, i):
-    "The size of the source"
-    return tuple(self.places[i,3:].tolist())
-
-@patch
 def factors(self:Pixels, i):
     "How many times smaller the pixels are than the source, in width and height"
     _,w,h,full_w,full_h = self.places[i].tolist()
@@ -121,11 +116,12 @@ def planes(self:Pixels, i):
     return self.data[at:at+len(self.mode)*h*w].view(-1, h, w)
 
 @patch
-def crop(self:Pixels, i, size, tl):
-    "The part of an image at `tl`, which needs no resizing"
-    (at,w,h,full_w,full_h),(cw,ch) = self.places[i].tolist(),size
-    left,top = min(round(tl[0]*w/full_w), w-cw),min(round(tl[1]*h/full_h), h-ch)
-    return self.data.as_strided((len(self.mode),ch,cw), (w*h,w,1), at+top*w+left)
+def crops(self:Pixels, rows, size, tl):
+    "The parts of images at `tl`, which need no resizing"
+    at,w,h,*full = self.places[rows].T
+    left,top = (np.minimum(np.rint(p*n/f), n-s) for p,n,f,s in zip(tl, (w,h), full, size))
+    shape,starts = (len(self.mode),*size[::-1]),(at+top*w+left).astype(int)
+    return [self.data.as_strided(shape, (a*b,a,1), o) for o,a,b in zip(starts.tolist(), w.tolist(), h.tolist())]
 
 # %% ../../nbs/load/02_pixels.ipynb #31174e15
 @patch

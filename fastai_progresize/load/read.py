@@ -63,7 +63,7 @@ class ScaledImage(PILImage):
         if not isinstance(fn, (str,Path)) or kwargs: return cls.base_cls.create(fn, **kwargs)     # it is in memory
         if isinstance(cache, Pixels):
             i = cache.rows.get(str(fn)) if cache.mode==cls._open_args['mode'] else None
-            return cls.create(fn) if i is None else cls._lazy(cache.full_size(i), fn=fn, kept=cache)
+            return cls.create(fn) if i is None else cls._lazy(tuple(cache.places[i,3:].tolist()), fn=fn, kept=cache)
         small = cache.read(fn) if cache else None
         f = _open_jpeg(small or fn)
         if f is None: return super().create(fn)
@@ -127,7 +127,7 @@ def _crop_kept(self:ScaledImage, sz, tl, resize_mode, resize_to):
     if not is_cut and resize_mode not in torch_modes: return
     self.kept.fill(self.fn)
     self.kept.check_whole()
-    if is_cut: return self.kept.crop(i, resize_to, tl)
+    if is_cut: return self.kept.crops([i], resize_to, tl)[0]
     box = [o/b for o,b in zip((*tl, *tl.add(sz)), by*2)]
     return resize_planes(self.kept.planes(i), box, resize_to, torch_modes[resize_mode])
 
