@@ -4,9 +4,10 @@ px, each loader in a process of its own: seconds to prepare, disk, and memory of
 
 timm crops at random as it does, 75% to 100% of the area. What is not installed is skipped with a line:
 `pip install timm webdataset`. numpy copies slices of one array that holds all images at their size: nothing is read,
-decoded or resized. Ours decodes with torchcodec, if it is installed. FFCV and DALI need environments of their own."""
+decoded or resized. Ours decodes with torchcodec, if it is installed. FFCV and DALI need environments of their own, whose
+Pythons are given as `--envs`: the head of `other_peers.py` says what to install there."""
 import importlib.metadata, warnings; warnings.filterwarnings('ignore')
-import json, multiprocessing, subprocess, sys, tarfile
+import contextlib, json, multiprocessing, subprocess, sys, tarfile
 from fastai.vision.all import *
 from fastai_progresize.all import *
 from torchvision.io import decode_jpeg, read_file
@@ -81,8 +82,40 @@ peers = {'the book': (book_files,'fastai'), 'timm': (timm_files,'timm'),
          'ours, decoded copies': (our_copies,'fastai'), 'numpy, two workers': (numpy_workers,'numpy'),
          'numpy, no worker': (numpy_alone,'numpy')}
 
+others = {'DALI': 'dali', 'FFCV, JPEGs in its own file': 'ffcv_jpeg', 'FFCV, raw pixels of the size': 'ffcv_raw'}
+other_files = fastai_path('data')/'benchmark-others'
+
+class Other:
+    "A loader of another environment, in a process of its own"
+    def __init__(self, python, name):
+        script = Path(__file__).with_name('other_peers.py')
+        cmd = [python, script, name, images()/'train', other_files/name]
+        self.process = subprocess.Popen(list(map(str, cmd)), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=subprocess.DEVNULL, text=True)
+        self.version = self._line()
+
+    def _line(self):
+        if not (line := self.process.stdout.readline()): raise ImportError
+        return json.loads(line)
+
+    def __call__(self, size):
+        "The rate of an epoch, and what the loader needs"
+        print(size, file=self.process.stdin, flush=True)
+        return self._line()
+
+def start_others(envs):
+    "What there is of `others` in the environments `envs`"
+    shutil.rmtree(other_files, ignore_errors=True)
+    res = {}
+    for k,name in others.items():
+        for o in envs:
+            with contextlib.suppress(ImportError): res[k] = Other(o, name)
+        if k not in res: print(f"{k}: pass its Python as --envs")
+    return res
+
 def rate(dl):
     "Images per second, from the second batch on"
+    if callable(dl): return dl()[0]
     seen,start = 0,None
     for b in dl:
         x = b[0] if isinstance(b, (tuple,list)) else b
@@ -91,15 +124,17 @@ def rate(dl):
         assert x.dtype==torch.uint8 and x.shape[1]==3
     return seen/(time.perf_counter()-start)
 
-def rows(rounds):
+def rows(rounds, others):
     for size in sizes:
         dls = {}
         for name,(make,package) in peers.items():
             try: dls[name] = make(size)
             except ImportError: print(f"{name}: pip install {package}")
+        dls |= {k: partial(o, size) for k,o in others.items()}
         found = [{k: rate(dl) for k,dl in dls.items()} for _ in range(rounds)]
         for k,o in pd.DataFrame(found).median().items():
-            yield dict(loader=k, version=importlib.metadata.version(peers[k][1]), size=size, rate=o)
+            version = others[k].version if k in others else importlib.metadata.version(peers[k][1])
+            yield dict(loader=k, version=version, size=size, rate=o)
 
 def _pss(pid):
     "Memory of a process, what it shares with others divided by their number, MiB"
@@ -119,18 +154,19 @@ def cost(name, size=128):
         if i%10==5: res['memory'] = max(res['memory'], sum(map(_pss, [os.getpid(),*_workers()])))
     return res | dict(disk=sum(o.stat().st_size for d in (shards,copies) for o in d.rglob('*') if o.is_file())/2**20)
 
-def costs():
+def costs(others, size=128):
     for name in peers:
         r = subprocess.run([sys.executable,__file__,'--only',name], capture_output=True, text=True)
         if r.returncode==0: yield json.loads(r.stdout.splitlines()[-1])
+    for k,o in others.items(): yield dict(loader=k, size=size, **o(size)[1])
 
 @call_parse
 def main(
     rounds:int=5, # Rounds in turn
     only:str='', # Print what one loader needs
+    envs:str='', # Pythons of the environments of FFCV and DALI
 ):
     "Measure, print and save"
-    if only: print(json.dumps(cost(only)))
-    else:
-        save_rows('peers', rows(rounds))
-        save_rows('peers_cost', costs())
+    if only: return print(json.dumps(cost(only)))
+    save_rows('peers', rows(rounds, start_others(envs.split(',') if envs else [])))
+    save_rows('peers_cost', costs(start_others(envs.split(',') if envs else [])))

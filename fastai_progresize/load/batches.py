@@ -8,7 +8,6 @@ Docs: https://fastai-progresize.github.io/fastai_progresize/load/batches.html.md
 __all__ = []
 
 # %% ../../nbs/load/05_batches.ipynb #8d1a221a
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from types import MethodType
 from fastai.vision.all import *
@@ -140,11 +139,11 @@ def rngs(self:CropItems, bs):
     return itertools.cycle(o for o in rngs for _ in range(bs))
 
 def _ahead(batches):
-    "`batches`, of which a thread makes the next two"
+    "`batches`, of which a thread makes the next one"
     with ThreadPoolExecutor(1) as pool:
-        todo = deque(pool.submit(next, batches, None) for _ in range(2))
-        while (b := todo.popleft().result()) is not None:
-            todo.append(pool.submit(next, batches, None))
+        made = pool.submit(next, batches, None)
+        while (b := made.result()) is not None:
+            made = pool.submit(next, batches, None)
             yield b
 
 # %% ../../nbs/load/05_batches.ipynb #74211b1f
