@@ -205,7 +205,7 @@ def own_label(f): return parent_label(f)
 
 def test_ahead(folder, tmp_path, monkeypatch):
     "A thread is a batch ahead, but not without workers, nor where it would run the user's code"
-    def dls(n=2, get_y=parent_label, **kwargs):
+    def dls(n=2, get_y=parent_label):
         block = DataBlock((ImageBlock,CategoryBlock), get_items=get_image_files, get_y=get_y, item_tfms=Resize(48),
                           splitter=GrandparentSplitter(valid_name='val'))
         return block.dataloaders(folder, bs=4, num_workers=n).fast(cache=tmp_path, decoded=True)

@@ -71,7 +71,9 @@ def item(self:CropItems, i, resize, size, split_idx, rngs):
     "The image of item `i`, or its row and where it is cropped if its pixels are kept, and its labels; None to skip it"
     try:
         row = self.pixels.fill(self.files[i]) if self.pixels else None
-        if row is None: im = self._open(i)
+        if row is None:      # a JPEG is not decoded yet
+            path = compose_tfms(L(self.ds.tls[0].items, use_list=None)[i], self.before)
+            im = self.read.image_cls.create(path, cache=self.read.cache)
         labels = self._labels(i)
     except SkipItemException: return
     rng = next(rngs)
@@ -80,12 +82,6 @@ def item(self:CropItems, i, resize, size, split_idx, rngs):
     sz,tl = (fastuple(*map(int, o)) for o in _place(im.size, pcts, size))
     im = im.crop_pad(sz, tl, fastuple(im.size), pad_mode=resize.pad_mode, resize_mode=resize.mode, resize_to=size)
     return (pixel_tensor(im), *labels)
-
-@patch
-def _open(self:CropItems, i):
-    "The image of item `i`, which is not decoded yet if it is a JPEG"
-    path = compose_tfms(L(self.ds.tls[0].items, use_list=None)[i], self.before)
-    return self.read.image_cls.create(path, cache=self.read.cache)
 
 @patch
 def _labels(self:CropItems, i):
