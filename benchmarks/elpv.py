@@ -6,7 +6,7 @@ Such data are what progressive resizing is for: details matter, and no pretraine
 from fastai.vision.all import *
 from sklearn.model_selection import train_test_split
 from fastai_progresize.samples import data_folder, whole_dir
-from fastai_progresize.args import check_seed
+from fastai_progresize.args import check_count
 
 def elpv_table():
     "A table of the photographs and their labels. Raises `ImportError` if they are not installed"
@@ -22,7 +22,7 @@ def elpv(
     path:str|Path=None, # Folder to put datasets in; None: `fastai_cfg`'s data folder (`~/.fastai/data`)
 )->Path: # Folder with `train` (75%) and `val`, `defective` (a probability of at least .5) and `functional` in each
     "Photographs of solar cells in Imagenette's layout; the split is stratified by defect probability and module type"
-    check_seed(seed)
+    check_count('seed', seed, 0, 2**32-1)
     path = data_folder(path)/f'elpv-{seed}'
     if path.exists(): return path
     df = elpv_table()

@@ -54,14 +54,6 @@ def check_count(name, n, least=1, most=10**6):
     limit = f"at most {most}" if is_count(n, least, float('inf')) else f"at least {least}"
     raise Invalid((name,n), f": pass an int of {limit}")
 
-def check_seed(seed):
-    "Raise an `Invalid` unless `seed` can seed NumPy"
-    check_count('seed', seed, 0, 2**32-1)
-
-def check_workers(n):
-    "Raise an `Invalid` unless `n` is a valid `num_workers`"
-    if n is not None: check_count('num_workers', n, 0, 1000)
-
 def check_positive(name, o):
     "Raise an `Invalid` unless `o` is a positive, finite number"
     if not (is_number(o) and 0<o<float('inf')): raise Invalid((name,o), ": pass a positive, finite number")
@@ -104,10 +96,6 @@ def check_among(name, o, names):
     "Raise an `Invalid` unless `o` is one of `names`"
     if isinstance(o, str) and o in names: return
     raise Invalid((name,o), f" is unknown: {did_you_mean(o, names)}pass one of {', '.join(map(repr, names))}")
-
-def check_fit(fit):
-    "Raise an `Invalid` unless `fit` is a known one"
-    check_among('fit', fit, fit_names)
 
 def check_lr(lr, takes_slice=True):
     "Raise an `Invalid` unless `lr` can be trained with"

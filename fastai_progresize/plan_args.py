@@ -10,7 +10,7 @@ __all__ = []
 # %% ../nbs/05_plan_args.ipynb #148124ac
 from dataclasses import dataclass, replace
 from fastai.vision.all import *
-from .args import (Invalid, check_aug, check_count, check_fit, check_lr, check_positive,
+from .args import (Invalid, check_among, check_aug, check_count, check_lr, check_positive,
                                     growing, hw, is_list, is_number)
 from .schedule import fits, frozen_fit, scratch_fit
 from .stage import Stage, default_shares, default_sizes, share_epochs
@@ -31,7 +31,7 @@ def _check_values(args):
     if args.size is not None: hw(args.size)
     if args.size is not None and args.sizes is not None:
         raise Invalid(('size',args.size), ": the last of ", ('sizes',args.sizes), " is the final one: pass one of them")
-    if args.fit is not None: check_fit(args.fit)
+    if args.fit is not None: check_among('fit', args.fit, fits)
     p = args.pct_start
     if p is not None and not (is_number(p) and 0<=p<=1): raise Invalid(('pct_start',p), ": pass a fraction from 0 to 1")
     for k in _cycle[1:]:

@@ -70,7 +70,7 @@ def check_run(run):
     "Raise a `ValueError` unless data and model suit all stages; learner and random state do not change"
     learn = run.learn
     keep = same_state(run.own, learn.loss_func, learn.metrics)
-    with same_random(), keep, bars_like(learn), _explain_errors(), name_unreadable(learn):
+    with _explain_errors(), same_random(), keep, bars_like(learn), name_unreadable(learn):
         files = image_files(run.own)
         check_files(files)      # before any is opened
         b = read_batch(run.own.train, 2, 'the images of `learn.dls.train`')

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from fastai.vision.all import *
 from PIL import ImageDraw, ImageEnhance, ImageFont
 from sklearn.datasets import load_sample_images
-from .args import Invalid, check_count, check_folder, check_seed, is_list, is_number
+from .args import Invalid, check_count, check_folder, is_list, is_number
 
 # %% ../nbs/11_samples.ipynb #db167b75
 glyph_classes = list('ABCDEFGHIJ')
@@ -97,7 +97,7 @@ def glyphs(
     "A dataset of letters A to J on photographs in Imagenette's layout, drawn on first use"
     check_count('n_train', n_train)
     check_count('n_valid', n_valid)
-    check_seed(seed)
+    check_count('seed', seed, 0, 2**32-1)
     _check_scale(scale)
     scaled = '' if tuple(scale)==(.2,.4) else f'-{scale[0]:g}-{scale[1]:g}'
     path = data_folder(path)/f'glyphs-{n_train}-{n_valid}-{seed}{scaled}'

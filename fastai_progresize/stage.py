@@ -10,7 +10,7 @@ __all__ = ['Stage', 'default_sizes']
 # %% ../nbs/03_stage.ipynb #294f9f92
 from dataclasses import dataclass
 from fastai.vision.all import *
-from .args import Invalid, check_aug, check_count, check_fit, check_lr, hw, short_size
+from .args import Invalid, check_among, check_aug, check_count, check_lr, hw, short_size
 from .schedule import fits
 
 # %% ../nbs/03_stage.ipynb #c8497889
@@ -37,7 +37,7 @@ class Stage:
 # %% ../nbs/03_stage.ipynb #7fc67795
 @patch
 def _check_fit(self:Stage):
-    check_fit(self.fit)
+    check_among('fit', self.fit, fits)
     if fits[self.fit].is_whole:
         raise Invalid(('fit',self.fit), " is one schedule over all stages: pass it to `Plan`, not in a `Stage`")
     if self.freeze_epochs is not None and not fits[self.fit].freezes:

@@ -208,8 +208,8 @@ def outcomes(d, limits):
 
 def test_little_memory(tmp_path):
     "No error of torch, and no model that is to blame"
-    a,b,c = outcomes(tmp_path/'d', (0,30,2000))
-    assert 'Memory ran out while checking data and model' in a and 'fit' in b and c=='fits'
+    *a,b,c = outcomes(tmp_path/'d', (0,0,0,0,0,30,2000))      # where it runs out differs
+    assert all('Memory ran out while checking data and model' in o for o in a) and 'fit' in b and c=='fits'
 
 @pytest.mark.long
 def test_any_memory(tmp_path, count):

@@ -404,12 +404,14 @@ def test_thin_images_stay_out(photos, tmp_path, size, capsys):
         assert torch.equal(got[0], ScaledToTensor()(want))
     assert len(list(data(d, tmp_path/'c', decoded=True).valid)) and not capsys.readouterr().out
 
-@pytest.mark.parametrize('gone', (['posix_fallocate'],['pwrite'],['pwrite','posix_fallocate','O_NOFOLLOW','geteuid']))
+@pytest.mark.parametrize('gone', (['posix_fallocate'],['pwrite'],['pwrite','pread','posix_fallocate','O_NOFOLLOW','geteuid']))
 def test_systems_with_less(photos, files, tmp_path, monkeypatch, gone):
     for o in gone: monkeypatch.delattr(os, o)
     check_right(fill(tmp_path, files), files)
     check_right(Pixels(tmp_path, 16).reserve(files), files)
     assert len(list(data(photos, tmp_path).valid))
+    (cut := tmp_path/'cut.png').write_bytes(Path(files[0]).read_bytes()[:99])
+    assert list(find_faults([*files, cut]))==[str(cut)]
 
 def test_sizes_beyond_the_format(files, tmp_path, monkeypatch):
     monkeypatch.setattr(module, '_most', 49)

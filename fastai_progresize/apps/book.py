@@ -10,7 +10,7 @@ __all__ = ['book_table', 'plot_runs', 'run_experiment']
 # %% ../../nbs/apps/02_book.ipynb #2410c9cb
 import hashlib, json
 from fastai.vision.all import *
-from ..args import check_among, check_count, check_folder, check_folders, check_workers
+from ..args import check_among, check_count, check_folder, check_folders
 from ..utils import same_random, warn_once, whole_file
 from ..load.folder import check_sides, imagenette
 from ..run import Run
@@ -82,7 +82,7 @@ def _check_args(e, path, out, seeds, subset=None, num_workers=None, **kwargs):
     "Raise a `ValueError` for what cannot be run"
     check_count('seeds', seeds)
     if subset is not None: check_count('subset', subset)
-    check_workers(num_workers)
+    if num_workers is not None: check_count('num_workers', num_workers, 0, 1000)
     check_folder('out', out)
     if path is None: return
     check_folders(path, out)

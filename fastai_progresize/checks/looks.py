@@ -57,7 +57,7 @@ max_images,max_seconds = 100,.3
 
 def _names(ds, files):
     "What images are called in other datasets too; or only their numbers"
-    if files is not None: return [os.path.splitext(os.path.basename(f))[0] for f in files]
+    if files is not None: return [os.path.basename(f).rsplit('.', 1)[0] for f in files]
     try: return list(ds.indices) if isinstance(ds, torch.utils.data.Subset) else range(len(ds))
     except Exception: return []
 

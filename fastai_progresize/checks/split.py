@@ -85,16 +85,15 @@ def item_keys(dls, ds_idx=0):
 def _real_paths():
     "A function that resolves links in a path: once per folder, and in the file name"
     def _links(d): return {o.name for o in os.scandir(d) if o.is_symlink()} if os.access(d, os.R_OK) else {}
-    folder = functools.lru_cache(None)(lambda d: (os.path.realpath(d),_links(d)))
+    folder = functools.lru_cache(None)(lambda d: (os.path.join(os.path.realpath(d), ''),_links(d)))
     def _real(f):
-        d,name = os.path.split(f)
-        real,links = folder(d or '.')
-        return os.path.realpath(f) if name in links else os.path.join(real, name)
+        d,sep,name = f.replace('/', os.sep).rpartition(os.sep)      # faster than `os.path`
+        real,links = folder(d+sep or '.')
+        return os.path.realpath(f) if name in links else real+name
     return _real
 
-def _true_keys(dls, ds, files):
-    "The keys of the items, with links resolved"
-    real = _real_paths()
+def _true_keys(dls, ds, files, real):
+    "The keys of the items, with links resolved by `real`"
     root = real(str(getattr(dls, 'path', '.')))
     def _name(o):
         if files is None and not os.path.exists(o): return str(o)       # in an archive
@@ -117,7 +116,8 @@ fix_own = Either("Fix the split: keep all items of one image, or of one group of
 
 class SplitCheck:
     "Checks the split of each stage, in the order of training"
-    def __init__(self): self.trained,self.valid,self.last,self.lookalikes = {},{},None,LookalikeCheck()
+    def __init__(self):
+        self.trained,self.valid,self.last,self.real,self.lookalikes = {},{},None,_real_paths(),LookalikeCheck()
 
     def __call__(self, dls, size):
         "Raise a `ValueError` if an image is in both the training set of one stage and the validation set of any"
@@ -125,7 +125,7 @@ class SplitCheck:
         self.last = dls
         dsets = [first_input(dls, i) for i in (0,1)]
         files = [dataset_files(o) for o in dsets]
-        self._check_keys(*(_true_keys(dls, *o) for o in zip(dsets, files)), size)
+        self._check_keys(*(_true_keys(dls, *o, self.real) for o in zip(dsets, files)), size)
         if found := self.lookalikes.add(*(Sample(*o, size) for o in zip(dsets, files))):
             raise Invalid(f"Leak: {found}. ", fix_stages if len(self.lookalikes.train)>1 else fix_own)
 

@@ -28,18 +28,21 @@ def _may_be_huge(start, n):
     return n>most/512       # 64 pixels of a JPEG take at least one bit
 
 def check_regular(file):
-    "The `os.stat` of `file`. Raises an `OSError` for a pipe, a device or a folder, as opening a pipe blocks"
-    st = os.stat(file)
-    if not S_ISREG(st.st_mode): raise OSError("it is not a regular file")
-    return st
+    "Raise an `OSError` for a pipe, a device or a folder, as opening a pipe blocks"
+    if not S_ISREG(os.stat(file).st_mode): raise OSError("it is not a regular file")
+
+def _read_at(f, n, at):
+    if hasattr(os, 'pread'): return os.pread(f, n, at)
+    os.lseek(f, at, 0)      # Windows
+    return os.read(f, n)
 
 def _look(file):
     "Does `file` look whole, and may it have too many pixels?"
     f = os.open(file, getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_BINARY', 0))        # half of `open`'s time
     try:
-        n,start = check_regular(f).st_size,os.read(f, 24)
-        os.lseek(f, max(n-1024, 0), 0)
-        end = os.read(f, 1024)
+        n = os.lseek(f, 0, os.SEEK_END)     # faster than `os.stat`
+        start,end = _read_at(f, 24, 0),_read_at(f, 1024, max(n-1024, 0))
+    except OSError: return False,True
     finally: os.close(f)
     return start[:3] in _marks and _marks[start[:3]] in end,_may_be_huge(start, n)
 
@@ -57,6 +60,7 @@ def file_fault(file, whole=False):
     try:
         looks_whole,may_be_huge = _look(file)
         if not whole and looks_whole and not may_be_huge: return
+        check_regular(file)
         with Image.open(file) as im:
             if not whole and (looks_whole or im.format not in ('JPEG','PNG')): return
             im.draft(im.mode, (32,32))
@@ -107,20 +111,17 @@ def check_files(files, whole=False):
     raise_faults(find_faults(files, whole))
 
 # %% ../../nbs/load/00_files.ipynb #c1d0a4b3
+def _module(f): return getattr(getattr(f, '__func__', f), '__globals__', {}).get('__name__', '')
+
 def is_from(f, module):
     "Is `f` a function of `module`, and not one that was put in its place?"
-    return getattr(getattr(f, '__func__', f), '__globals__', {}).get('__name__')==module
+    return _module(f)==module
 
 def reads_as_fastai(create):
     "Does `create` open files by fastai's and Pillow's own functions?"
-    is_own = all(is_from(f, core.__name__) for f in (create,core.load_image))
-    return is_own and is_from(Image.open, Image.__name__)
+    return _module(create)==_module(core.load_image)==core.__name__ and is_from(Image.open, Image.__name__)
 
-_packages = ('fastai','fastcore','fasttransform','fastai_progresize')
-
-def _is_own(f):
-    module = getattr(getattr(f, '__func__', f), '__globals__', {}).get('__name__', '')
-    return module.split('.')[0] in _packages
+_packages = {'fastai','fastcore','fasttransform','fastai_progresize'}
 
 def _functions(cls):
     "The functions that make up the transforms of class `cls`"
@@ -130,7 +131,8 @@ def _functions(cls):
 
 def is_untouched(t):
     "Is `t` fastai's or this package's, with all their own functions?"
-    return not {'encodes','decodes','before_call'} & vars(t).keys() and all(map(_is_own, _functions(type(t))))
+    is_own = {_module(f).split('.')[0] for f in _functions(type(t))}<=_packages
+    return is_own and not {'encodes','decodes','before_call'} & vars(t).keys()
 
 # %% ../../nbs/load/00_files.ipynb #d4b1a7e1
 class _Row(pd.Series):

@@ -10,7 +10,7 @@ __all__ = ['get_dls']
 # %% ../../nbs/load/07_folder.ipynb #03b6b18b
 from copy import copy
 from fastai.vision.all import *
-from ..args import Either, Invalid, check_count, check_folder, check_seed, check_workers, hw, is_number, short_size
+from ..args import Either, Invalid, check_count, check_folder, hw, is_number, short_size
 from .files import all_files, check_files, is_untouched, verified_splitter
 from .read import read_scaled
 from .augment import Presize, crop_zoom, get_presize, valid_presize_ratio
@@ -131,8 +131,8 @@ def get_dls(
     "The factory of fastbook's chapter 7, fast: images of a folder at `size`, presized, augmented and normalized"
     if path is None: path = imagenette()
     check_count('bs', bs)
-    check_workers(num_workers)
-    check_seed(seed)
+    if num_workers is not None: check_count('num_workers', num_workers, 0, 1000)
+    check_count('seed', seed, 0, 2**32-1)
     check_cache(cache)
     _check_source(path, dblock, min_scale, verify)
     if isinstance(path, str): path = Path(path)

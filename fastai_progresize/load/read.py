@@ -213,8 +213,8 @@ def _read_tfm(t, cache):
     return res
 
 def _read_tl(tl, cache):
-    res,res.tfms = copy(tl),copy(tl.tfms)
-    res.items = tl.items        # the same list, or table
+    res = object.__new__(type(tl))      # `copy` would copy all items and splits
+    res.__dict__.update(tl.__dict__, tfms=copy(tl.tfms))
     fs = tl.tfms.fs.map(_read_tfm, cache=cache)
     res.tfms.fs = fs.map(fresh) if any(isinstance(o, ReadImage) for o in fs) else fs
     return res
