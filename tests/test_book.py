@@ -86,30 +86,30 @@ def test_full_size(imagenette_like, tmp_path, name):
     assert df.train_loss.notna().all()
 
 def test_equals_the_book(path, tmp_path):
-    "Chapter 7's progressive training, written out with fastai alone, at a quarter of the sizes, with a fixed split"
+    "Chapter 7's progressive training, written out with fastai alone, at an eighth of the sizes, with a fixed split"
     files = get_image_files(path).sorted()
     own = experiments['ch07_progressive'].dls(224, 8, path, num_workers=0)
     split = [[files.index(o) for o in dl.items] for dl in own.loaders]
     def book_dls(bs, size):
         dblock = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=lambda p: files, get_y=parent_label,
-                           splitter=lambda o: split, item_tfms=Resize(115),
+                           splitter=lambda o: split, item_tfms=Resize(58),
                            batch_tfms=[*aug_transforms(size=size, min_scale=0.75),
                                        Normalize.from_stats(*imagenet_stats)])
         return dblock.dataloaders(path, bs=bs, num_workers=0)
     rec = Record()
-    a = Learner(book_dls(16, 32), xresnet50(n_out=10), loss_func=CrossEntropyLossFlat(), metrics=accuracy, cbs=rec)
+    a = Learner(book_dls(16, 16), xresnet50(n_out=10), loss_func=CrossEntropyLossFlat(), metrics=accuracy, cbs=rec)
     start = weights(a)
     set_seed(3)
-    a.dls = book_dls(16, 32)
+    a.dls = book_dls(16, 16)
     a.fit_one_cycle(4, 3e-3)
-    a.dls = book_dls(8, 56)
+    a.dls = book_dls(8, 28)
     a.fine_tune(5, 1e-3)
 
-    e = experiments['ch07_progressive'].scaled(.25)
+    e = experiments['ch07_progressive'].scaled(.125)
     e = replace(e, stages=tuple(replace(s, bs=s.bs//8) for s in e.stages))
-    assert [(s.size,s.n_epoch,s.bs) for s in e.stages]==[(32,4,16),(56,5,8)] and e.presize==115
+    assert [(s.size,s.n_epoch,s.bs) for s in e.stages]==[(16,4,16),(28,5,8)] and e.presize==58
     dls = partial(e.dls, path=path, num_workers=0)
-    b = e.learner(dls(32, 16))
+    b = e.learner(dls(16, 16))
     assert repr(b.loss_func)==repr(a.loss_func) and b.metrics[0].name==a.metrics[0].name
     assert b.opt_func is a.opt_func and b.wd==a.wd and b.moms==a.moms
     assert not same_weights(weights(b), start)

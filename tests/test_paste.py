@@ -9,7 +9,7 @@ from fastai_progresize._modidx import d
 
 root = Path(__file__).parent.parent
 tutorials = {o.stem: o for o in sorted((root/'nbs'/'tutorials').glob('*.ipynb'))}
-quick = 'from_your_loop',
+quick = 'speed',
 skipped = {*get_config(root).tst_flags.split(), 'network', 'gpu'}
 
 # the pages draw thousands of images

@@ -13,7 +13,7 @@ from io import BytesIO
 from fastai.vision.all import *
 from ..args import check_count, hw
 from ..utils import has_bars, to_bytes, whole_file
-from .files import check_regular, is_resource_error, raise_faults, reason
+from .files import open_image, raise_faults, reason
 from .disk import CopiesError, copies_lock, disk_faults, make_folder, open_regular, source_key
 from .pixels import Pixels
 
@@ -61,8 +61,7 @@ class JpegCopies:
         "Make the copy of `fn`, if there is none and it is large enough"
         dest = presized_file(fn, self.folder)
         if _sealed(dest): return
-        check_regular(fn)
-        with Image.open(fn) as im:
+        with open_image(fn) as im:
             (w,h),exif,small = im.size,im.info.get('exif', b''),_small_copy(im, self.size)
         if small is None: return
         data = BytesIO()        # Pillow does not notice a disk that is full, Python does
@@ -86,9 +85,8 @@ def _kept_files(cache):
 def _fault(fn, fill):
     "Why there can be no copy of `fn`, which is not the disk's fault"
     try: fill(fn)
-    except Exception as e:
-        if is_resource_error(e) or isinstance(e, CopiesError): raise
-        return reason(e, fn)
+    except CopiesError: raise
+    except Exception as e: return reason(e, fn)
 
 def fill_copies(copies, files, n_workers=None, progress=True):
     "Make the copies of `files`, several at once. Raises `ValueError` for bad files"

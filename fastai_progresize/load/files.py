@@ -27,9 +27,10 @@ def _may_be_huge(start, n):
     if start.startswith(b'\x89PNG'): return int.from_bytes(start[16:20])*int.from_bytes(start[20:24])>most
     return n>most/512       # 64 pixels of a JPEG take at least one bit
 
-def check_regular(file):
-    "Raise an `OSError` for a pipe, a device or a folder, as opening a pipe blocks"
+def open_image(file):
+    "`Image.open`. Raises an `OSError` for a pipe, a device or a folder, as opening a pipe blocks"
     if not S_ISREG(os.stat(file).st_mode): raise OSError("it is not a regular file")
+    return Image.open(file)
 
 def _read_at(f, n, at):
     if hasattr(os, 'pread'): return os.pread(f, n, at)
@@ -48,26 +49,20 @@ def _look(file):
 
 # %% ../../nbs/load/00_files.ipynb #87eb0b75
 def reason(e, file):
-    "The message of `e` without the file's name"
+    "The message of `e` without the file's name; raises `e` if memory or open files of the process are to blame"
+    if isinstance(e, MemoryError) or getattr(e, 'errno', None) in (errno.ENOMEM, errno.EMFILE, errno.ENFILE): raise e
     return str(e).replace(repr(str(file)), 'it') or type(e).__name__
-
-def is_resource_error(e):
-    "Is the process out of memory or open files, and the file not to blame?"
-    return isinstance(e, MemoryError) or getattr(e, 'errno', None) in (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 def file_fault(file, whole=False):
     "Why `file` cannot be read as an image"
     try:
         looks_whole,may_be_huge = _look(file)
         if not whole and looks_whole and not may_be_huge: return
-        check_regular(file)
-        with Image.open(file) as im:
+        with open_image(file) as im:
             if not whole and (looks_whole or im.format not in ('JPEG','PNG')): return
             im.draft(im.mode, (32,32))
             im.load()
-    except Exception as e:
-        if is_resource_error(e): raise
-        return reason(e, file)
+    except Exception as e: return reason(e, file)
 
 # %% ../../nbs/load/00_files.ipynb #6c2765c1
 @functools.lru_cache(None)

@@ -12,7 +12,7 @@ import mmap, uuid, warnings, zlib
 from fastai.vision.all import *
 from ..args import Either, Invalid, hw, short_size
 from ..utils import printable
-from .files import check_regular, is_resource_error, raise_faults, reason
+from .files import open_image, raise_faults, reason
 from .disk import (CopiesError, copies_lock, disk_errors, disk_faults, free_bytes, make_folder,
                                          open_regular, source_key, write_at)
 
@@ -41,8 +41,7 @@ def cover_size(full, size):
 
 def load_image_pixels(fn, new, mode='RGB', resample=Image.BICUBIC):
     "The whole image `fn` at the size `new`"
-    check_regular(fn)
-    with Image.open(fn) as im:
+    with open_image(fn) as im:
         w,h = im.size
         enough = min(w/max(new[0]-.5, 1.5), h/max(new[1]-.5, 1.5))
         by = max((o for o in (2,4,8) if o<=enough), default=1)
@@ -68,12 +67,9 @@ def _map(file):
 def _image_size(fn):
     "The size of `fn`, or why it cannot be had"
     try:
-        check_regular(fn)
-        with Image.open(fn) as im: w,h = im.size
+        with open_image(fn) as im: w,h = im.size
         return (w,h) if 0<w<=_most and 0<h<=_most else f"it is {w}x{h} px, and copies have sides of 1 to {_most} px"
-    except Exception as e:
-        if is_resource_error(e): raise
-        return reason(e, fn)
+    except Exception as e: return reason(e, fn)
 
 # %% ../../nbs/load/02_pixels.ipynb #aec9d97b
 class Pixels:
