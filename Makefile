@@ -21,7 +21,7 @@ export OMP_WAIT_POLICY ?= passive# threads that wait leave the cores to the proc
 demo: .venv/.installed          # train on sample images through growing sizes
 	$(BIN)/progresize-demo
 
-test: .venv/.dev                # run notebooks and tests: 16 minutes on 2 cores, two processes with a thread each
+test: .venv/.dev                # run notebooks and tests: 12 minutes on 2 cores, two processes with a thread each
 	QUICK=1 OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -rs
 
