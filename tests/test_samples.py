@@ -106,6 +106,6 @@ def test_resolution_matters():
     for size in (40,64):
         set_seed(42)
         learn = folder_learner(get_dls(size, 32, glyphs(), do_flip=False, mult=0, max_zoom=1.), widen=0.25)
-        learn.fit_progressive(8, size, lr_max=8e-3)
+        learn.fit_progressive(8, [size], lr_max=8e-3)
         acc[size] = learn.stage_history.accuracy.iloc[-1]
     assert acc[40]<acc[64]-.05
