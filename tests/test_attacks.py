@@ -4,6 +4,7 @@ import pytest
 from helpers import *
 from fastai_progresize.load.files import file_fault, find_faults
 from fastai_progresize.load.read import ScaledImage
+from fastai_progresize.checks.split import SplitCheck
 from fastai_progresize.checks.trial import is_out_of_memory
 
 kw = dict(bs=4, num_workers=0)
@@ -257,6 +258,17 @@ def test_leak_of_a_folder_per_size(tmp_path, n):
     def _make(size, seed): return by_path(sorted_files(tmp_path/f'data{size}'), size, seed)
     leaks(_make, sizes=(48,64))
     passes(_make, sizes=(48,64))
+
+def test_leak_by_a_link_of_a_later_stage(tmp_path):
+    "Links are looked for at each stage, not only at the first that reads the folder"
+    files,check = sorted_files(save_all(tmp_path/'d')),SplitCheck()
+    block = DataBlock((ImageBlock,CategoryBlock), get_y=parent_label, item_tfms=Resize(32),
+                      splitter=FuncSplitter(lambda o: o in files[:2]))
+    def _dls(items): return block.dataloaders(items, path=tmp_path, **kw)
+    check(_dls(files), 32)
+    (link := files[0].with_name('link.jpg')).symlink_to(files[0])
+    with pytest.raises(ValueError, match='Leak: 1 images are validated on at one stage and trained on at another'):
+        check(_dls([*files[1:], link]), 48)
 
 @pytest.mark.parametrize('n', [12,300])
 def test_leak_of_png_and_jpeg(tmp_path, n):

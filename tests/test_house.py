@@ -54,7 +54,7 @@ def wide_lines(): return (f.stem for f in files for o in f.read_text().splitline
 def lines(): return sum(len(f.read_text().splitlines()) for f in files)
 def characters(): return sum(len(f.read_text()) for f in files)
 
-reached = dict(lines=7005, characters=344651, patched_elsewhere=0, side_effects=0,
+reached = dict(lines=7004, characters=344633, patched_elsewhere=0, side_effects=0,
                long_cells=0, cells_in_a_row=0, long_modules=0, wide_lines=0)
 
 @pytest.mark.parametrize('what', reached)

@@ -116,16 +116,15 @@ fix_own = Either("Fix the split: keep all items of one image, or of one group of
 
 class SplitCheck:
     "Checks the split of each stage, in the order of training"
-    def __init__(self):
-        self.trained,self.valid,self.last,self.real,self.lookalikes = {},{},None,_real_paths(),LookalikeCheck()
+    def __init__(self): self.trained,self.valid,self.last,self.lookalikes = {},{},None,LookalikeCheck()
 
     def __call__(self, dls, size):
         "Raise a `ValueError` if an image is in both the training set of one stage and the validation set of any"
         if self.last and same_items(dls, self.last): return
         self.last = dls
         dsets = [first_input(dls, i) for i in (0,1)]
-        files = [dataset_files(o) for o in dsets]
-        self._check_keys(*(_true_keys(dls, *o, self.real) for o in zip(dsets, files)), size)
+        files,real = [dataset_files(o) for o in dsets],_real_paths()
+        self._check_keys(*(_true_keys(dls, *o, real) for o in zip(dsets, files)), size)
         if found := self.lookalikes.add(*(Sample(*o, size) for o in zip(dsets, files))):
             raise Invalid(f"Leak: {found}. ", fix_stages if len(self.lookalikes.train)>1 else fix_own)
 
